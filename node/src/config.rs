@@ -1,0 +1,165 @@
+//! The settings of a node, as `node.toml` holds them: read, checked once, and passed down.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+/// Settings of one node. Every field but `az`, `data_dir` and `nodes` has a default that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This node's availability zone: one of `nodes`.
+    pub az: String,
+    /// Folder of everything this node keeps.
+    pub data_dir: PathBuf,
+    /// Address to listen on for Kinesis and admin; by default the one `nodes` names for this AZ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kinesis_listen: Option<String>,
+    /// Address to listen on for peers and native clients; by default the one `nodes` names for this AZ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_listen: Option<String>,
+    /// AWS account id that answers and ARNs carry: 12 digits.
+    #[serde(default = "account_default")]
+    pub account: String,
+    /// AWS region that ARNs carry.
+    #[serde(default = "region_default")]
+    pub region: String,
+    /// Times of Raft.
+    #[serde(default)]
+    pub raft: Raft,
+    /// The shared log.
+    #[serde(default)]
+    pub log: Log,
+    /// Life of a shard iterator, in seconds (AWS: 300).
+    #[serde(default = "iterator_seconds_default")]
+    pub iterator_seconds: u64,
+    /// How long a put waits for a leader and a quorum, in milliseconds.
+    #[serde(default = "put_deadline_ms_default")]
+    pub put_deadline_ms: u64,
+    /// All three nodes, this one too, as the others reach them.
+    pub nodes: Vec<NodeAddress>,
+}
+
+/// A node as others reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeAddress {
+    /// Its availability zone.
+    pub az: String,
+    /// host:port of gRPC.
+    pub peer: String,
+    /// host:port of Kinesis and admin.
+    pub kinesis: String,
+}
+
+/// Times of Raft, in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raft {
+    /// Between two heartbeats of a leader.
+    pub heartbeat_ms: u64,
+    /// A follower that hears nothing for a random time between the two campaigns.
+    pub election_timeout_ms_min: u64,
+    /// See `election_timeout_ms_min`.
+    pub election_timeout_ms_max: u64,
+    /// How long the preferred leader of a shard must be back and caught up before leadership returns to it.
+    pub rebalance_after_ms: u64,
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        Raft {
+            heartbeat_ms: 100,
+            election_timeout_ms_min: 500,
+            election_timeout_ms_max: 900,
+            rebalance_after_ms: 5_000,
+        }
+    }
+}
+
+/// Settings of the shared log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A segment is sealed at this size.
+    pub segment_bytes: u64,
+    /// Recent payloads kept in memory.
+    pub tail_bytes: usize,
+    /// Bytes that may wait for the disk.
+    pub queue_bytes: usize,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { segment_bytes: 64 << 20, tail_bytes: 128 << 20, queue_bytes: 64 << 20 }
+    }
+}
+
+fn account_default() -> String {
+    "000000000000".to_owned()
+}
+
+fn region_default() -> String {
+    "us-east-1".to_owned()
+}
+
+fn iterator_seconds_default() -> u64 {
+    300
+}
+
+fn put_deadline_ms_default() -> u64 {
+    5_000
+}
+
+impl Config {
+    /// Reads and checks `node.toml`.
+    pub fn load(path: &Path) -> anyhow::Result<Config> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read settings from {}", path.display()))?;
+        let config: Config =
+            toml::from_str(&text).with_context(|| format!("bad settings in {}", path.display()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what the types cannot.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        if self.nodes.len() != 3 {
+            bail!("settings name {} nodes: a cluster has three, one per AZ", self.nodes.len());
+        }
+        let mut zones: Vec<&str> = self.nodes.iter().map(|node| node.az.as_str()).collect();
+        zones.sort_unstable();
+        zones.dedup();
+        if zones.len() != 3 {
+            bail!("settings name an AZ twice: the three replicas must sit in three AZs");
+        }
+        if !zones.contains(&self.az.as_str()) {
+            bail!("az {:?} is none of {}", self.az, zones.join(", "));
+        }
+        if self.account.len() != 12 || !self.account.bytes().all(|b| b.is_ascii_digit()) {
+            bail!("account {:?} is not 12 digits", self.account);
+        }
+        let raft = &self.raft;
+        if raft.heartbeat_ms == 0
+            || raft.election_timeout_ms_min < 2 * raft.heartbeat_ms
+            || raft.election_timeout_ms_max <= raft.election_timeout_ms_min
+        {
+            bail!(
+                "raft: need heartbeat_ms > 0, election_timeout_ms_min >= 2 * heartbeat_ms, and max > min"
+            );
+        }
+        if self.log.segment_bytes < 1 << 20 {
+            bail!("log.segment_bytes must be at least 1 MiB");
+        }
+        Ok(())
+    }
+
+    /// This node's own entry in `nodes`.
+    pub fn own(&self) -> &NodeAddress {
+        match self.nodes.iter().find(|node| node.az == self.az) {
+            Some(node) => node,
+            None => unreachable!("checked by validate"),
+        }
+    }
+}

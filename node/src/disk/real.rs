@@ -1,0 +1,115 @@
+//! The operating system's files. Blocking calls run on tokio's blocking threads.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+
+use super::{Disk, File, Open, Space};
+
+/// The real disk.
+pub struct RealDisk;
+
+struct RealFile(Arc<fs::File>);
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+impl Disk for RealDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create_new(how == Open::New);
+        Ok(Arc::new(RealFile(Arc::new(options.open(path)?))))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        let dir = dir.to_owned();
+        Box::pin(blocking(move || fs::File::open(dir)?.sync_all()))
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(Space {
+            free_bytes: stat.f_bavail * stat.f_frsize,
+            total_bytes: stat.f_blocks * stat.f_frsize,
+        })
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join("LOCK"))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(file))
+    }
+}
+
+impl File for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        let file = self.0.clone();
+        Box::pin(blocking(move || {
+            let mut bytes = BytesMut::zeroed(len);
+            file.read_exact_at(&mut bytes, offset)?;
+            Ok(bytes.freeze())
+        }))
+    }
+
+    fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
+        let file = self.0.clone();
+        Box::pin(blocking(move || {
+            let mut at = offset;
+            for part in parts {
+                file.write_all_at(&part, at)?;
+                at += part.len() as u64;
+            }
+            Ok(())
+        }))
+    }
+
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
+        let file = self.0.clone();
+        Box::pin(blocking(move || file.sync_data()))
+    }
+
+    fn set_len(&self, len: u64) -> BoxFuture<'_, io::Result<()>> {
+        let file = self.0.clone();
+        Box::pin(blocking(move || file.set_len(len)))
+    }
+}

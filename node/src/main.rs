@@ -1,0 +1,3 @@
+//! The `tristream` binary.
+
+fn main() {}

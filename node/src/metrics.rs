@@ -1,0 +1,291 @@
+//! Every metric of a node, named by what was observed, in Prometheus text.
+//!
+//! One `Metrics` per node, no globals, so that three nodes fit in one process. Names: `tristream_` prefix,
+//! base units (seconds, bytes), `_total` on counters.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Operation {
+    operation: String,
+    code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Reason {
+    reason: Refusal,
+}
+
+/// Why a put was refused.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
+pub enum Refusal {
+    /// Queue full.
+    Throttled,
+    /// No leader or no quorum.
+    Unavailable,
+    /// Outcome unknown.
+    Unknown,
+    /// This node does not lead.
+    NotLeader,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Group {
+    group: u64,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Replica {
+    group: u64,
+    node: u64,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Queue {
+    queue: &'static str,
+}
+
+/// The metrics of one node.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Family<Operation, Counter>,
+    request_seconds: Histogram,
+    puts: Counter,
+    put_records: Counter,
+    put_bytes: Counter,
+    acks: Counter,
+    ack_records: Counter,
+    refusals: Family<Reason, Counter>,
+    append_seconds: Histogram,
+    read_records: Counter,
+    read_bytes: Counter,
+    fsyncs: Counter,
+    fsync_seconds: Histogram,
+    fsync_failures: Counter,
+    log_bytes_written: Counter,
+    log_segments: Gauge,
+    log_bytes: Gauge,
+    torn_tails: Counter,
+    groups: Gauge,
+    led_groups: Gauge,
+    terms: Family<Group, Gauge>,
+    elections: Counter,
+    replica_lag: Family<Replica, Gauge>,
+    queue_depth: Family<Queue, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+fn latency() -> Histogram {
+    // 50 us to 26 s, doubling.
+    Histogram::new(exponential_buckets(0.000_05, 2.0, 20))
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    pub fn new() -> Metrics {
+        let metrics = Metrics {
+            registry: Mutex::new(Registry::with_prefix("tristream")),
+            requests: Family::default(),
+            request_seconds: latency(),
+            puts: Counter::default(),
+            put_records: Counter::default(),
+            put_bytes: Counter::default(),
+            acks: Counter::default(),
+            ack_records: Counter::default(),
+            refusals: Family::default(),
+            append_seconds: latency(),
+            read_records: Counter::default(),
+            read_bytes: Counter::default(),
+            fsyncs: Counter::default(),
+            fsync_seconds: latency(),
+            fsync_failures: Counter::default(),
+            log_bytes_written: Counter::default(),
+            log_segments: Gauge::default(),
+            log_bytes: Gauge::default(),
+            torn_tails: Counter::default(),
+            groups: Gauge::default(),
+            led_groups: Gauge::default(),
+            terms: Family::default(),
+            elections: Counter::default(),
+            replica_lag: Family::default(),
+            queue_depth: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let mut to = self.registry.lock();
+        let r = &mut *to;
+        r.register("requests", "Kinesis requests by operation and answer", self.requests.clone());
+        r.register_with_unit(
+            "request",
+            "Time from a request's last byte to its answer",
+            Unit::Seconds,
+            self.request_seconds.clone(),
+        );
+        r.register("puts", "Puts taken in by shard leaders here", self.puts.clone());
+        r.register(
+            "put_records",
+            "Records taken in by shard leaders here",
+            self.put_records.clone(),
+        );
+        r.register("put_bytes", "Bytes (data and keys) taken in here", self.put_bytes.clone());
+        r.register("acks", "Puts acked: durable on a majority", self.acks.clone());
+        r.register("ack_records", "Records acked", self.ack_records.clone());
+        r.register("refusals", "Puts not acked, by reason", self.refusals.clone());
+        r.register_with_unit(
+            "append",
+            "Time from a put's arrival at the leader to its ack",
+            Unit::Seconds,
+            self.append_seconds.clone(),
+        );
+        r.register("read_records", "Records given to readers", self.read_records.clone());
+        r.register("read_bytes", "Bytes of data given to readers", self.read_bytes.clone());
+        r.register("fsyncs", "Syncs of the shared log", self.fsyncs.clone());
+        r.register_with_unit(
+            "fsync",
+            "Time of one write and sync of the shared log",
+            Unit::Seconds,
+            self.fsync_seconds.clone(),
+        );
+        r.register(
+            "fsync_failures",
+            "Failed syncs; the node stops at the first",
+            self.fsync_failures.clone(),
+        );
+        r.register(
+            "log_bytes_written",
+            "Bytes written to the shared log",
+            self.log_bytes_written.clone(),
+        );
+        r.register("log_segments", "Segments of the shared log", self.log_segments.clone());
+        r.register("log_bytes", "Bytes of the shared log on disk", self.log_bytes.clone());
+        r.register("torn_tails", "Torn tails cut at start", self.torn_tails.clone());
+        r.register("groups", "Raft groups open here", self.groups.clone());
+        r.register("led_groups", "Raft groups led from here", self.led_groups.clone());
+        r.register("term", "Current term of a group", self.terms.clone());
+        r.register("elections", "Leaderships won here", self.elections.clone());
+        r.register(
+            "replica_lag_entries",
+            "Entries a replica lacks, as its leader here knows",
+            self.replica_lag.clone(),
+        );
+        r.register(
+            "queue_depth",
+            "What waits in a queue: bytes, or entries",
+            self.queue_depth.clone(),
+        );
+    }
+
+    /// Prometheus (OpenMetrics) text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry.lock());
+        text
+    }
+
+    /// A Kinesis request was answered; `code` is `ok` or the exception's name.
+    pub fn observe_request(&self, operation: &str, code: &str, took: Duration) {
+        let labels = Operation { operation: operation.to_owned(), code: code.to_owned() };
+        self.requests.get_or_create(&labels).inc();
+        self.request_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A shard leader took a put in.
+    pub fn observe_put(&self, records: usize, bytes: usize) {
+        self.puts.inc();
+        self.put_records.inc_by(records as u64);
+        self.put_bytes.inc_by(bytes as u64);
+    }
+
+    /// A put was acked.
+    pub fn observe_ack(&self, records: usize, took: Duration) {
+        self.acks.inc();
+        self.ack_records.inc_by(records as u64);
+        self.append_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A put was refused or its outcome is unknown.
+    pub fn observe_refusal(&self, reason: Refusal) {
+        self.refusals.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Records went to a reader.
+    pub fn observe_read(&self, records: usize, bytes: usize) {
+        self.read_records.inc_by(records as u64);
+        self.read_bytes.inc_by(bytes as u64);
+    }
+
+    /// The log was written and synced.
+    pub fn observe_fsync(&self, bytes: usize, took: Duration) {
+        self.fsyncs.inc();
+        self.log_bytes_written.inc_by(bytes as u64);
+        self.fsync_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A write or sync of the log failed.
+    pub fn observe_fsync_failure(&self) {
+        self.fsync_failures.inc();
+    }
+
+    /// A torn tail was cut.
+    pub fn observe_torn_tail(&self) {
+        self.torn_tails.inc();
+    }
+
+    /// Size of the log on disk.
+    pub fn set_log_size(&self, segments: usize, bytes: u64) {
+        self.log_segments.set(segments as i64);
+        self.log_bytes.set(bytes as i64);
+    }
+
+    /// This node won a leadership.
+    pub fn observe_election(&self) {
+        self.elections.inc();
+    }
+
+    /// Groups open and led here.
+    pub fn set_groups(&self, open: usize, led: usize) {
+        self.groups.set(open as i64);
+        self.led_groups.set(led as i64);
+    }
+
+    /// Term of a group.
+    pub fn set_term(&self, group: u64, term: u64) {
+        self.terms.get_or_create(&Group { group }).set(term as i64);
+    }
+
+    /// Entries that `node` lacks of a group led here.
+    pub fn set_replica_lag(&self, group: u64, node: u64, entries: u64) {
+        self.replica_lag.get_or_create(&Replica { group, node }).set(entries as i64);
+    }
+
+    /// A group was closed: its labels go.
+    pub fn forget_group(&self, group: u64, nodes: &[u64]) {
+        self.terms.remove(&Group { group });
+        for &node in nodes {
+            self.replica_lag.remove(&Replica { group, node });
+        }
+    }
+
+    /// What waits in a queue now.
+    pub fn set_queue_depth(&self, queue: &'static str, depth: usize) {
+        self.queue_depth.get_or_create(&Queue { queue }).set(depth as i64);
+    }
+}

@@ -1,0 +1,14 @@
+//! A node: builds the floors bottom-up, tears them down top-down.
+
+use crate::config::Config;
+use crate::world::World;
+
+/// A running node.
+pub struct Node {}
+
+impl Node {
+    /// Starts a node in `world`. Returns when its doors are open; `ready` tells when the cluster serves.
+    pub async fn start(_config: Config, _world: World) -> anyhow::Result<Node> {
+        unimplemented!()
+    }
+}
