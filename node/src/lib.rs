@@ -10,7 +10,7 @@
 //!  floor 4  router   placement                         who owns this key | which groups are open here
 //!  floor 3  metadata   shard                           the two kinds of Raft group; they never import each other
 //!  floor 2  raft                                       the only floor that may write the word `openraft`
-//!  floor 1  log   state                                the shared segmented log | metadata tables (sled)
+//!  floor 1  log   state   founding                     the shared segmented log | metadata tables (sled) | first start
 //!  floor 0  world disk net clock entropy tasks metrics roster identity     the outside world, replaceable in simulation
 //!  ground   tristream_proto::domain                    pure vocabulary
 //! ```
@@ -33,6 +33,7 @@ pub mod shard;
 
 pub mod raft;
 
+pub mod founding;
 pub mod log;
 pub mod state;
 

@@ -3,17 +3,33 @@
 //! The only floor that may write the word `openraft`; upper floors see `Machine`, `Group`, `Groups` and the
 //! errors here. Invariant: a proposal answered `Ok` is durable on a majority and applied here.
 //! Must not know what a command means.
+//!
+//! ```text
+//!  Group::propose --> openraft core --> LogStore ----------> log (fsync) --.
+//!                         |                                                | both peers' acks
+//!                         '--> Connection --> PeerStream ==gRPC==> Inbound-' and the local one commit
+//!                                                                          v
+//!  Proposal resolves <---------------- StateMachine::apply <---------- committed
+//! ```
 
-use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+mod convert;
+mod group;
+mod groups;
+mod inbound;
+mod log_store;
+mod network;
+mod peer_stream;
+mod state_machine;
+mod types;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use tokio::sync::watch;
-use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::domain::NodeId;
 
-use crate::log::{Entry, EntryId};
+use crate::log::EntryId;
+
+pub use group::{Group, Proposal};
+pub use groups::{Config, Groups};
+pub use inbound::Inbound;
 
 /// The state that a group replicates. `apply` must be deterministic: no clock, no randomness, no I/O.
 pub trait Machine: Send + 'static {
@@ -32,6 +48,23 @@ pub trait Machine: Send + 'static {
 
     /// Replaces the state by a checkpoint.
     fn restore(&mut self, checkpoint: Bytes) -> Result<(), MachineError>;
+
+    /// The last entry that the machine has persisted by itself; `None` when it relies on checkpoints in the
+    /// log. Asked once, when the group is opened.
+    fn applied(&self) -> Option<EntryId> {
+        None
+    }
+
+    /// Whether the machine persists itself: an entry is applied only once it is durable in the local log,
+    /// so that the machine's state is never ahead of the log.
+    fn wants_durable(&self) -> bool {
+        false
+    }
+
+    /// Forgets everything: the persisted state is ahead of the log and is rebuilt from it.
+    fn reset(&mut self) -> Result<(), MachineError> {
+        Ok(())
+    }
 
     /// Bytes of commands applied after which the state is checkpointed into the log.
     fn checkpoint_every_bytes(&self) -> u64 {
@@ -84,69 +117,6 @@ pub struct Status {
     pub stopped: Option<String>,
 }
 
-/// A handle on one open group.
-pub struct Group<M: Machine> {
-    _machine: std::marker::PhantomData<fn() -> M>,
-}
-
-impl<M: Machine> Clone for Group<M> {
-    fn clone(&self) -> Self {
-        Group { _machine: self._machine }
-    }
-}
-
-/// A proposal in the leader's log, waiting to be applied.
-pub type Proposal<R> = BoxFuture<'static, Result<(EntryId, R), ProposeError>>;
-
-impl<M: Machine> Group<M> {
-    /// The group's id.
-    pub fn id(&self) -> GroupId {
-        unimplemented!()
-    }
-
-    /// Puts `command` into the log, when this node leads in `term` (or in any term, when `None`). Returns
-    /// when the entry has its place, so that two calls in a row keep their order; the future it returns
-    /// resolves when the command is committed and applied. It has no deadline: the caller sets one.
-    pub async fn propose(
-        &self,
-        _command: Bytes,
-        _term: Option<u64>,
-    ) -> Result<Proposal<M::Reply>, ProposeError> {
-        unimplemented!()
-    }
-
-    /// The index up to which a read must have applied to see everything acked before now. Confirms
-    /// leadership with a quorum. Leader only.
-    pub async fn read_barrier(&self, _deadline: Duration) -> Result<u64, ProposeError> {
-        unimplemented!()
-    }
-
-    /// Entries from `from` that are applied here, up to about `bytes_max` bytes (at least one).
-    pub async fn read(&self, _from: u64, _bytes_max: usize) -> io::Result<Vec<Entry>> {
-        unimplemented!()
-    }
-
-    /// Index of the newest applied entry; changes as entries are applied.
-    pub fn applied(&self) -> watch::Receiver<Option<u64>> {
-        unimplemented!()
-    }
-
-    /// How the group stands.
-    pub fn status(&self) -> Status {
-        unimplemented!()
-    }
-
-    /// Resolves when leader or term differ from what they were, and gives the new status.
-    pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
-        unimplemented!()
-    }
-
-    /// Runs `look` on the machine's current state.
-    pub fn inspect<T>(&self, _look: impl FnOnce(&M) -> T) -> T {
-        unimplemented!()
-    }
-}
-
 /// Who leads a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
@@ -156,48 +126,4 @@ pub struct Leadership {
     pub term: u64,
     /// Whether it is this node, confirmed by a quorum and with everything of earlier terms applied here.
     pub ready_here: bool,
-}
-
-/// The groups open on this node.
-#[derive(Clone)]
-pub struct Groups {
-    _inner: Arc<()>,
-}
-
-impl Groups {
-    /// Opens a group on this node: restores `machine` from the newest checkpoint and replays what is
-    /// committed after it.
-    pub async fn open<M: Machine>(&self, _id: GroupId, _machine: M) -> anyhow::Result<Group<M>> {
-        unimplemented!()
-    }
-
-    /// Gives a new group its members. Called on one node, the preferred leader; harmless when repeated.
-    pub async fn initialize(&self, _id: GroupId, _members: &[NodeId]) -> anyhow::Result<()> {
-        unimplemented!()
-    }
-
-    /// Hands leadership of `id` to `to`, when this node leads and `to` has the whole log.
-    pub async fn hand_over(&self, _id: GroupId, _to: NodeId) -> anyhow::Result<()> {
-        unimplemented!()
-    }
-
-    /// Status of an open group of whatever kind.
-    pub fn status(&self, _id: GroupId) -> Option<Status> {
-        unimplemented!()
-    }
-
-    /// Ids of the open groups.
-    pub fn ids(&self) -> Vec<GroupId> {
-        unimplemented!()
-    }
-
-    /// Closes a group; its log stays.
-    pub async fn close(&self, _id: GroupId) {
-        unimplemented!()
-    }
-
-    /// Closes a group and removes its log for good.
-    pub async fn destroy(&self, _id: GroupId) -> io::Result<()> {
-        unimplemented!()
-    }
 }

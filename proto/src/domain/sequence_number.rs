@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{ShardId, ShardIndex};
 
 /// Bits of the counter that hold a record's position within its log entry.
-pub const POSITION_BITS: u32 = 20;
+pub(super) const POSITION_BITS: u32 = 20;
 /// Largest counter: its top bit is always clear.
 const COUNTER_MAX: u64 = i64::MAX as u64;
 /// Creation and record seconds have 9 hex digits, and AWS refuses creation seconds from here on.

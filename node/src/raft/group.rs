@@ -1,0 +1,201 @@
+//! A handle on one open group.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use openraft::Instant as _;
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+use openraft::impls::ProgressResponder;
+use tokio::sync::watch;
+use tristream_proto::domain::{GroupId, NodeId};
+
+use super::state_machine::{Shared, StateMachine};
+use super::types::{Command, LeaderId, Types};
+use super::{Leadership, Machine, ProposeError, Status};
+use crate::log::{Entry, EntryId, GroupLog};
+
+pub(super) type Raft<M> = openraft::Raft<Types, StateMachine<M>>;
+
+/// A handle on one open group. Clones are cheap.
+pub struct Group<M: Machine> {
+    pub(super) inner: Arc<Inner<M>>,
+}
+
+pub(super) struct Inner<M: Machine> {
+    pub(super) id: GroupId,
+    pub(super) me: NodeId,
+    pub(super) raft: Raft<M>,
+    pub(super) log: GroupLog,
+    pub(super) shared: Arc<Shared<M>>,
+    pub(super) leadership: watch::Sender<Leadership>,
+}
+
+impl<M: Machine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Group { inner: self.inner.clone() }
+    }
+}
+
+/// A proposal in the leader's queue, waiting to be committed and applied.
+pub type Proposal<R> = BoxFuture<'static, Result<(EntryId, R), ProposeError>>;
+
+impl<M: Machine> Group<M> {
+    /// The group's id.
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// Puts `command` into the log, when this node leads in `term` (or in any term, when `None`). Returns
+    /// when the command has its place in the order, so that two calls in a row keep theirs; the future it
+    /// returns resolves when the command is committed and applied, or will never be by this node. It has no
+    /// deadline: the caller sets one, and a caller that stops waiting does not stop the command.
+    pub async fn propose(
+        &self,
+        command: Bytes,
+        term: Option<u64>,
+    ) -> Result<Proposal<M::Reply>, ProposeError> {
+        let (responder, done) = ProgressResponder::complete_only();
+        let mut write = self.inner.raft.write(Command(command)).responder(responder);
+        if let Some(term) = term {
+            write = write.with_leader(LeaderId { term, node_id: self.inner.me.0 });
+        }
+        write.await.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))?;
+        Ok(Box::pin(async move {
+            let written = match done.await {
+                Ok(Ok(written)) => written,
+                Ok(Err(error)) => return Err(write_error(error)),
+                Err(_) => return Err(ProposeError::Unknown("the group stopped".to_owned())),
+            };
+            let at = super::convert::entry_id(&written.log_id);
+            let reply = written.data.into_inner().and_then(|reply| reply.downcast().ok());
+            match reply {
+                Some(reply) => Ok((at, *reply)),
+                // A machine replies to every command; only a bug of ours ends here.
+                None => Err(ProposeError::Unknown("the machine gave no reply".to_owned())),
+            }
+        }))
+    }
+
+    /// The index up to which a read must have applied to see everything acked before now. Confirms
+    /// leadership with a quorum. Leader only.
+    pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ProposeError> {
+        let barrier = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(deadline, barrier).await {
+            Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+            Ok(Err(error)) => {
+                let leader = self.inner.leadership.borrow().leader;
+                match leader {
+                    Some(leader) if leader != self.inner.me => {
+                        Err(ProposeError::NotLeader { leader: Some(leader) })
+                    }
+                    _ => Err(ProposeError::Unavailable(error.to_string())),
+                }
+            }
+            Err(_) => Err(ProposeError::Unavailable("no quorum answered in time".to_owned())),
+        }
+    }
+
+    /// Entries from `from` on that are applied here, up to about `bytes_max` bytes (at least one where there
+    /// is one).
+    pub async fn read(&self, from: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let applied = *self.inner.shared.applied.borrow();
+        let end = applied.map_or(0, |applied| applied + 1);
+        if from >= end {
+            return Ok(Vec::new());
+        }
+        self.inner.log.read(from..end, bytes_max).await
+    }
+
+    /// Index of the newest applied entry; changes as entries are applied.
+    pub fn applied(&self) -> watch::Receiver<Option<u64>> {
+        self.inner.shared.applied.subscribe()
+    }
+
+    /// How the group stands.
+    pub fn status(&self) -> Status {
+        self.inner.status()
+    }
+
+    /// Who leads; changes when that does.
+    pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.subscribe()
+    }
+
+    /// Runs `look` on the machine's current state. It must be quick: the group waits for it.
+    pub fn inspect<T>(&self, look: impl FnOnce(&M) -> T) -> T {
+        look(&self.inner.shared.machine.lock())
+    }
+}
+
+fn write_error(error: ClientWriteError<Types>) -> ProposeError {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) => forward_error(&forward),
+        // The entry was in this node's log and may be in others': a new leader may commit it.
+        other => ProposeError::Unknown(other.to_string()),
+    }
+}
+
+fn forward_error(forward: &ForwardToLeader<Types>) -> ProposeError {
+    match forward.reason {
+        ForwardReason::LeaseExpired => {
+            ProposeError::Unavailable("the leader has lost touch with the majority".to_owned())
+        }
+        _ => ProposeError::NotLeader { leader: forward.leader_id.map(NodeId) },
+    }
+}
+
+impl<M: Machine> Inner<M> {
+    pub(super) fn status(&self) -> Status {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut members: Vec<NodeId> = metrics.membership_config.voter_ids().map(NodeId).collect();
+        members.sort_unstable();
+        let matched = metrics.replication.iter().flatten();
+        Status {
+            leader: metrics.current_leader.map(NodeId),
+            term: metrics.current_term,
+            members,
+            last_index: metrics.last_log_index,
+            committed: metrics.local_committed.as_ref().map(|id| id.index()),
+            applied: metrics.last_applied.as_ref().map(|id| id.index()),
+            matched: matched
+                .map(|(node, id)| (NodeId(*node), id.as_ref().map(|id| id.index())))
+                .collect(),
+            quorum_ack_age_ms: metrics
+                .last_quorum_acked
+                .as_ref()
+                .map(|at| at.elapsed().as_millis() as u64),
+            stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// Works out who leads from what openraft and the machine's driver say, and tells the watchers.
+    pub(super) fn refresh_leadership(&self) -> Leadership {
+        let server = self.raft.server_metrics();
+        let server = server.borrow_watched();
+        let vote = server.vote.leader_id();
+        let leader = server.current_leader.map(NodeId);
+        let here = leader == Some(self.me) && server.vote.is_committed();
+        let own_entry_applied =
+            *self.shared.applied_leader.borrow() == Some((vote.term, vote.node_id));
+        let now = Leadership {
+            leader,
+            term: vote.term,
+            ready_here: here && vote.node_id == self.me.0 && own_entry_applied,
+        };
+        self.leadership.send_if_modified(|old| std::mem::replace(old, now) != now);
+        now
+    }
+}
+
+/// Whether an error of `initialize` means that somebody was here before, which is fine.
+pub(super) fn already_initialized(
+    error: &RaftError<Types, openraft::errors::InitializeError<Types>>,
+) -> bool {
+    matches!(error, RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_)))
+}

@@ -1,0 +1,411 @@
+//! The groups open on this node, of whatever machine.
+//!
+//! Owns opening and closing, and the settings of all groups. Invariant: a group that was destroyed is never
+//! opened again. Must not know which group is for what.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use openraft::SnapshotPolicy;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tristream_proto::domain::{GroupId, NodeId};
+
+use super::convert::Appended;
+use super::group::{self, Group, Inner};
+use super::log_store::LogStore;
+use super::network::{Factory, Transport};
+use super::state_machine::StateMachine;
+use super::types::{RaftVote, Types};
+use super::{Leadership, Machine, Status};
+use crate::entropy::Entropy;
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::net::Peers;
+use crate::roster::Roster;
+use crate::tasks::{Kind, Tasks};
+
+/// Times of every group.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Between two heartbeats of a leader.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing campaigns after a random time from here ...
+    pub election_timeout_min: Duration,
+    /// ... to here. Also the leader's lease.
+    pub election_timeout_max: Duration,
+}
+
+impl Config {
+    fn openraft(&self) -> anyhow::Result<Arc<openraft::Config>> {
+        let config = openraft::Config {
+            cluster_name: "tristream".to_owned(),
+            heartbeat_interval: self.heartbeat.as_millis() as u64,
+            election_timeout_min: self.election_timeout_min.as_millis() as u64,
+            election_timeout_max: self.election_timeout_max.as_millis() as u64,
+            // The log is the shard: it is kept until retention trims it, never snapshotted away.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX >> 1,
+            replication_lag_threshold: u64::MAX >> 1,
+            max_payload_entries: 256,
+            // The defaults (65,536 slots) cost megabytes per group; the appenders keep these queues short.
+            api_channel_size: Some(1024),
+            notification_channel_size: Some(1024),
+            state_machine_channel_size: Some(256),
+            // Resuming leadership in the same term after a restart loses acked writes when the last
+            // append was sent but not synced: the same log id gets another entry.
+            enable_leader_restore: Some(false),
+            enable_pre_vote: Some(true),
+            ..Default::default()
+        };
+        Ok(Arc::new(config.validate().context("settings of Raft")?))
+    }
+}
+
+/// The groups open on this node. Clones are handles.
+#[derive(Clone)]
+pub struct Groups {
+    inner: Arc<Registry>,
+}
+
+struct Registry {
+    config: Arc<openraft::Config>,
+    log: Log,
+    me: NodeId,
+    transport: Arc<Transport>,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+    open: RwLock<BTreeMap<GroupId, Arc<dyn Peer>>>,
+}
+
+/// An open group without its machine's type: what peers and the registry need.
+pub(super) trait Peer: Send + Sync {
+    fn append(
+        &self,
+        request: AppendEntriesRequest<Types>,
+    ) -> BoxFuture<'_, Result<Appended, String>>;
+    fn stream_append(
+        &self,
+        requests: BoxStream<'static, AppendEntriesRequest<Types>>,
+    ) -> BoxStream<'static, Result<Appended, String>>;
+    fn vote(
+        &self,
+        request: VoteRequest<Types>,
+    ) -> BoxFuture<'_, Result<VoteResponse<Types>, String>>;
+    fn pre_vote(
+        &self,
+        request: VoteRequest<Types>,
+    ) -> BoxFuture<'_, Result<VoteResponse<Types>, String>>;
+    fn take_over(
+        &self,
+        request: TransferLeaderRequest<Types>,
+    ) -> BoxFuture<'_, Result<bool, String>>;
+    fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>>;
+    fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>>;
+    fn status(&self) -> Status;
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+    fn shutdown(&self) -> BoxFuture<'_, ()>;
+}
+
+impl Groups {
+    /// No groups yet.
+    pub fn new(
+        config: &Config,
+        log: Log,
+        peers: &Peers,
+        roster: &Roster,
+        entropy: &dyn Entropy,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Groups> {
+        let transport = Transport::new(peers, roster, entropy.u64(), &tasks);
+        let groups = Groups {
+            inner: Arc::new(Registry {
+                config: config.openraft()?,
+                log,
+                me: roster.me,
+                transport: Arc::new(transport),
+                tasks,
+                metrics,
+                open: RwLock::default(),
+            }),
+        };
+        groups.spawn_observer();
+        Ok(groups)
+    }
+
+    /// Opens a group on this node: restores `machine` from its newest checkpoint and replays what is known
+    /// to be committed after it.
+    pub async fn open<M: Machine>(&self, id: GroupId, machine: M) -> anyhow::Result<Group<M>> {
+        let registry = &self.inner;
+        anyhow::ensure!(!registry.open.read().contains_key(&id), "group {id} is open already");
+        let log = registry.log.group(id);
+        let (driver, shared) = StateMachine::restore(machine, log.clone())
+            .await
+            .with_context(|| format!("restoring the state of group {id}"))?;
+        let factory = Factory { transport: registry.transport.clone(), group: id };
+        let store = LogStore::new(log.clone());
+        let raft =
+            openraft::Raft::new(registry.me.0, registry.config.clone(), factory, store, driver)
+                .await
+                .with_context(|| format!("starting group {id}"))?;
+        let inner = Arc::new(Inner {
+            id,
+            me: registry.me,
+            raft,
+            log,
+            shared,
+            leadership: watch::channel(Leadership::default()).0,
+        });
+        self.spawn_leadership(&inner);
+        registry.open.write().insert(id, inner.clone());
+        tracing::debug!(group = %id, "group is open");
+        Ok(Group { inner })
+    }
+
+    /// Keeps `leadership` true: looks again whenever openraft's vote or the newest applied term changes.
+    fn spawn_leadership<M: Machine>(&self, inner: &Arc<Inner<M>>) {
+        let mut server = inner.raft.server_metrics();
+        let mut applied = inner.shared.applied_leader.subscribe();
+        let (group, metrics) = (Arc::downgrade(inner), self.inner.metrics.clone());
+        self.inner.tasks.spawn(Kind::Helper, async move {
+            let mut was_ready = false;
+            loop {
+                let Some(inner) = group.upgrade() else { return };
+                let now = inner.refresh_leadership();
+                if now.ready_here && !was_ready {
+                    metrics.observe_election();
+                    tracing::info!(group = %inner.id, term = now.term, "leads");
+                }
+                was_ready = now.ready_here;
+                drop(inner);
+                let changed = tokio::select! {
+                    changed = server.changed() => changed.is_ok(),
+                    changed = applied.changed() => changed.is_ok(),
+                };
+                if !changed {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Publishes terms, leaderships and lags once a second.
+    fn spawn_observer(&self) {
+        let registry = Arc::downgrade(&self.inner);
+        self.inner.tasks.spawn(Kind::Helper, async move {
+            let mut every = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                every.tick().await;
+                let Some(registry) = registry.upgrade() else { return };
+                registry.observe();
+            }
+        });
+    }
+
+    /// Gives a new group its members. Harmless when somebody did already.
+    pub async fn initialize(&self, id: GroupId, members: &[NodeId]) -> anyhow::Result<()> {
+        let group = self.get(id)?;
+        let members = members.iter().map(|node| node.0).collect();
+        group.initialize(members).await.map_err(anyhow::Error::msg)
+    }
+
+    /// Asks `to` to take over leadership of `id`, when this node leads.
+    pub async fn hand_over(&self, id: GroupId, to: NodeId) -> anyhow::Result<()> {
+        self.get(id)?.hand_over(to.0).await.map_err(anyhow::Error::msg)
+    }
+
+    /// Status of an open group of whatever kind.
+    pub fn status(&self, id: GroupId) -> Option<Status> {
+        self.peer(id).map(|group| group.status())
+    }
+
+    /// Who leads an open group.
+    pub fn leadership(&self, id: GroupId) -> Option<watch::Receiver<Leadership>> {
+        self.peer(id).map(|group| group.leadership())
+    }
+
+    /// Ids of the open groups.
+    pub fn ids(&self) -> Vec<GroupId> {
+        self.inner.open.read().keys().copied().collect()
+    }
+
+    /// Closes a group; its log stays.
+    pub async fn close(&self, id: GroupId) {
+        let group = self.inner.open.write().remove(&id);
+        if let Some(group) = group {
+            group.shutdown().await;
+        }
+    }
+
+    /// Closes all groups: those led here first hand leadership to the peer that is furthest, so that the
+    /// cluster need not wait for a timeout.
+    pub async fn close_all(&self) {
+        let ids = self.ids();
+        let me = self.inner.me;
+        for &id in &ids {
+            let Some(status) = self.status(id).filter(|status| status.leader == Some(me)) else {
+                continue;
+            };
+            let furthest =
+                status.matched.iter().filter(|(node, _)| *node != me).max_by_key(|(_, at)| *at);
+            if let Some(&(to, _)) = furthest
+                && let Err(error) = self.hand_over(id, to).await
+            {
+                tracing::debug!(group = %id, %error, "could not hand over");
+            }
+        }
+        let led_here = |id: &GroupId| self.status(*id).is_some_and(|s| s.leader == Some(me));
+        for _ in 0..20 {
+            if !ids.iter().any(led_here) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        futures::stream::iter(ids).for_each_concurrent(16, |id| self.close(id)).await;
+    }
+
+    /// Closes a group and removes its log for good.
+    pub async fn destroy(&self, id: GroupId) -> io::Result<()> {
+        let nodes = self.status(id).map(|status| status.members).unwrap_or_default();
+        self.close(id).await;
+        let nodes: Vec<u64> = nodes.iter().map(|node| node.0).collect();
+        self.inner.metrics.forget_group(id.0, &nodes);
+        self.inner.log.remove(id).await
+    }
+
+    pub(super) fn peer(&self, id: GroupId) -> Option<Arc<dyn Peer>> {
+        self.inner.open.read().get(&id).cloned()
+    }
+
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
+    fn get(&self, id: GroupId) -> anyhow::Result<Arc<dyn Peer>> {
+        self.peer(id).with_context(|| format!("group {id} is not open here"))
+    }
+}
+
+impl Registry {
+    fn observe(&self) {
+        let open: Vec<_> = self.open.read().iter().map(|(id, g)| (*id, g.clone())).collect();
+        let mut led = 0;
+        for (id, group) in &open {
+            let status = group.status();
+            self.metrics.set_term(id.0, status.term);
+            let here = status.leader == Some(self.me);
+            led += usize::from(here);
+            for (node, matched) in status.matched.iter().filter(|_| here) {
+                let lag = status.last_index.map_or(0, |last| last + 1)
+                    - matched.map_or(0, |at| at + 1).min(status.last_index.map_or(0, |l| l + 1));
+                self.metrics.set_replica_lag(id.0, node.0, lag);
+            }
+            if let Some(reason) = &status.stopped {
+                tracing::error!(group = %id, %reason, "group has stopped on this node");
+            }
+        }
+        self.metrics.set_groups(open.len(), led);
+    }
+}
+
+impl<M: Machine> Peer for Inner<M> {
+    fn append(
+        &self,
+        request: AppendEntriesRequest<Types>,
+    ) -> BoxFuture<'_, Result<Appended, String>> {
+        use openraft::raft::{AppendEntriesResponse as Answer, StreamAppendError as Refusal};
+        Box::pin(async move {
+            let previous = request.prev_log_id;
+            let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+            let answer = self.raft.append_entries(request).await.map_err(|e| e.to_string())?;
+            Ok(match answer {
+                Answer::Success => Ok(last),
+                Answer::PartialSuccess(id) => Ok(id),
+                Answer::HigherVote(vote) => Err(Refusal::HigherVote(vote)),
+                Answer::Conflict => {
+                    Err(Refusal::Conflict(previous.ok_or("a conflict before the first entry")?))
+                }
+            })
+        })
+    }
+
+    fn stream_append(
+        &self,
+        requests: BoxStream<'static, AppendEntriesRequest<Types>>,
+    ) -> BoxStream<'static, Result<Appended, String>> {
+        let answers = self.raft.stream_append(requests);
+        Box::pin(answers.map(|answer| answer.map_err(|fatal| fatal.to_string())))
+    }
+
+    fn vote(
+        &self,
+        request: VoteRequest<Types>,
+    ) -> BoxFuture<'_, Result<VoteResponse<Types>, String>> {
+        Box::pin(async move { self.raft.vote(request).await.map_err(|e| e.to_string()) })
+    }
+
+    fn pre_vote(
+        &self,
+        request: VoteRequest<Types>,
+    ) -> BoxFuture<'_, Result<VoteResponse<Types>, String>> {
+        Box::pin(async move { self.raft.pre_vote(request).await.map_err(|e| e.to_string()) })
+    }
+
+    fn take_over(
+        &self,
+        request: TransferLeaderRequest<Types>,
+    ) -> BoxFuture<'_, Result<bool, String>> {
+        Box::pin(async move {
+            let answer = self.raft.handle_transfer_leader(request).await;
+            answer.map(|answer| answer.is_ok()).map_err(|e| e.to_string())
+        })
+    }
+
+    fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            match self.raft.initialize(members).await {
+                Err(error) if !group::already_initialized(&error) => Err(error.to_string()),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(
+            async move { self.raft.trigger().transfer_leader(to).await.map_err(|e| e.to_string()) },
+        )
+    }
+
+    fn status(&self) -> Status {
+        Inner::status(self)
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.raft.shutdown().await {
+                tracing::warn!(group = %self.id, %error, "group did not end cleanly");
+            }
+        })
+    }
+}
+
+pub(super) fn transfer_request(
+    from: RaftVote,
+    to: u64,
+    last: Option<super::types::RaftLogId>,
+) -> TransferLeaderRequest<Types> {
+    TransferLeaderRequest::new(from, to, last)
+}

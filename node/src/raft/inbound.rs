@@ -1,0 +1,203 @@
+//! What peers ask of the groups here: the receiving end of the peer streams, heartbeats and votes.
+//!
+//! Owns the demultiplexing of one peer's stream into its sessions. Invariant: frames of another cluster are
+//! refused before they reach a group; a group that is not open here answers "unreachable" and nothing else
+//! changes. Must not know tonic's services: `rpc` calls this.
+
+use std::collections::HashMap;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tristream_proto::domain::GroupId;
+use tristream_proto::wire;
+
+use super::groups::Groups;
+use super::peer_stream::{FORMAT, IN_FLIGHT_MAX};
+use super::types::Types;
+use super::{convert, groups};
+use crate::tasks::Kind;
+
+/// Answers of all sessions of one stream that wait to be sent.
+const ANSWERS_WAITING_MAX: usize = 256;
+
+type Request = openraft::raft::AppendEntriesRequest<Types>;
+
+/// The groups as peers reach them. Clones are handles.
+#[derive(Clone)]
+pub struct Inbound {
+    groups: Groups,
+    cluster: String,
+}
+
+impl Inbound {
+    /// Serves `groups` to peers of `cluster`.
+    pub fn new(groups: Groups, cluster: String) -> Inbound {
+        Inbound { groups, cluster }
+    }
+
+    /// Serves one peer's stream until it ends.
+    pub async fn replicate(
+        &self,
+        mut frames: impl Stream<Item = Result<wire::ReplicateFrame, Status>> + Send + Unpin + 'static,
+    ) -> Result<ReceiverStream<Result<wire::ReplicateAnswer, Status>>, Status> {
+        let (answers, out) = mpsc::channel(ANSWERS_WAITING_MAX);
+        let inbound = self.clone();
+        self.groups.tasks().spawn(Kind::Connection, async move {
+            let hello = match frames.next().await {
+                Some(Ok(wire::ReplicateFrame { hello: Some(hello), .. })) => hello,
+                _ => return refuse(&answers, Status::invalid_argument("no Hello")).await,
+            };
+            if let Err(status) = inbound.check_hello(&hello) {
+                return refuse(&answers, status).await;
+            }
+            let mut sessions = Sessions { inbound, answers, open: HashMap::new() };
+            while let Some(Ok(frame)) = frames.next().await {
+                sessions.take(frame).await;
+            }
+        });
+        Ok(ReceiverStream::new(out))
+    }
+
+    fn check_hello(&self, hello: &wire::Hello) -> Result<(), Status> {
+        self.check_cluster(&hello.cluster)?;
+        if hello.format != FORMAT {
+            let why = format!("replication format {} is not known here", hello.format);
+            return Err(Status::failed_precondition(why));
+        }
+        Ok(())
+    }
+
+    fn check_cluster(&self, cluster: &str) -> Result<(), Status> {
+        if cluster != self.cluster {
+            let why = format!("this node belongs to cluster {}, not {cluster}", self.cluster);
+            return Err(Status::failed_precondition(why));
+        }
+        Ok(())
+    }
+
+    fn group(&self, id: u64) -> Result<std::sync::Arc<dyn groups::Peer>, Status> {
+        let group = self.groups.peer(GroupId(id));
+        group.ok_or_else(|| Status::not_found(format!("group {id} is not open here")))
+    }
+
+    /// A heartbeat.
+    pub async fn heartbeat(
+        &self,
+        message: wire::GroupAppend,
+    ) -> Result<wire::AppendAnswer, Status> {
+        self.check_cluster(&message.cluster)?;
+        let group = self.group(message.group)?;
+        let request = convert::from_wire_append(message.append.unwrap_or_default()).map_err(bad)?;
+        let answer = group.append(request).await.map_err(Status::unavailable)?;
+        Ok(convert::to_wire_appended(&answer))
+    }
+
+    /// A candidate asks for a vote.
+    pub async fn vote(&self, message: wire::GroupVote) -> Result<wire::VoteAnswer, Status> {
+        self.check_cluster(&message.cluster)?;
+        let request = convert::from_wire_vote_request(&message).map_err(bad)?;
+        let answer = self.group(message.group)?.vote(request).await.map_err(Status::unavailable)?;
+        Ok(convert::to_wire_vote_answer(&answer))
+    }
+
+    /// Somebody asks whether it would get a vote.
+    pub async fn pre_vote(&self, message: wire::GroupVote) -> Result<wire::VoteAnswer, Status> {
+        self.check_cluster(&message.cluster)?;
+        let request = convert::from_wire_vote_request(&message).map_err(bad)?;
+        let group = self.group(message.group)?;
+        let answer = group.pre_vote(request).await.map_err(Status::unavailable)?;
+        Ok(convert::to_wire_vote_answer(&answer))
+    }
+
+    /// A leader hands its group over.
+    pub async fn transfer_leader(
+        &self,
+        message: wire::GroupTransfer,
+    ) -> Result<wire::TransferAnswer, Status> {
+        self.check_cluster(&message.cluster)?;
+        let from = convert::required_vote(message.from.as_ref()).map_err(bad)?;
+        let last = message.last.as_ref().map(convert::from_wire_id);
+        let request = groups::transfer_request(from, message.to, last);
+        let group = self.group(message.group)?;
+        let accepted = group.take_over(request).await.map_err(Status::unavailable)?;
+        Ok(wire::TransferAnswer { accepted })
+    }
+}
+
+fn bad(error: std::io::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+async fn refuse(answers: &mpsc::Sender<Result<wire::ReplicateAnswer, Status>>, status: Status) {
+    tracing::warn!(%status, "refused a replication stream");
+    // A peer that is gone does not need the answer.
+    let _ = answers.send(Err(status)).await;
+}
+
+/// The sessions of one stream: at most one a group, the newest.
+struct Sessions {
+    inbound: Inbound,
+    answers: mpsc::Sender<Result<wire::ReplicateAnswer, Status>>,
+    open: HashMap<u64, (u64, mpsc::Sender<Request>)>,
+}
+
+impl Sessions {
+    async fn take(&mut self, frame: wire::ReplicateFrame) {
+        let (group, session) = (frame.group, frame.session);
+        let request = match convert::from_wire_append(frame.append.unwrap_or_default()) {
+            Ok(request) => request,
+            Err(error) => return self.unreachable(group, session, error).await,
+        };
+        let open = self.open.get(&group).filter(|(id, _)| *id == session);
+        let requests = match open {
+            Some((_, requests)) => requests.clone(),
+            None => match self.begin(group, session) {
+                Ok(requests) => requests,
+                Err(status) => return self.unreachable(group, session, status.message()).await,
+            },
+        };
+        // Has room: the peer keeps no more than IN_FLIGHT_MAX requests unanswered.
+        if requests.send(request).await.is_err() {
+            self.open.remove(&group);
+            self.unreachable(group, session, "the group has stopped here").await;
+        }
+    }
+
+    fn begin(&mut self, group: u64, session: u64) -> Result<mpsc::Sender<Request>, Status> {
+        let peer = self.inbound.group(group)?;
+        let (tx, rx) = mpsc::channel(IN_FLIGHT_MAX);
+        let mut appended = peer.stream_append(Box::pin(ReceiverStream::new(rx)));
+        let answers = self.answers.clone();
+        self.inbound.groups.tasks().spawn(Kind::Connection, async move {
+            while let Some(outcome) = appended.next().await {
+                let answer = match &outcome {
+                    Ok(appended) => convert::to_wire_appended(appended),
+                    Err(reason) => unreachable_answer(reason),
+                };
+                let answer = wire::ReplicateAnswer { group, session, append: Some(answer) };
+                if answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.open.insert(group, (session, tx.clone()));
+        Ok(tx)
+    }
+
+    async fn unreachable(&self, group: u64, session: u64, why: impl std::fmt::Display) {
+        let append = Some(unreachable_answer(&why.to_string()));
+        let answer = wire::ReplicateAnswer { group, session, append };
+        // A peer that is gone does not need the answer.
+        let _ = self.answers.send(Ok(answer)).await;
+    }
+}
+
+fn unreachable_answer(why: &str) -> wire::AppendAnswer {
+    wire::AppendAnswer {
+        result: wire::append_answer::Result::Unreachable.into(),
+        message: why.to_owned(),
+        ..Default::default()
+    }
+}

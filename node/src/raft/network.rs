@@ -1,0 +1,264 @@
+//! openraft's network: replication over the shared stream, heartbeats and votes as calls of their own.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend};
+use tonic::transport::Channel;
+use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::wire;
+use tristream_proto::wire::raft_client::RaftClient;
+
+use super::convert;
+use super::peer_stream::{IN_FLIGHT_MAX, PeerStream, Session};
+use super::types::{RaftVote, Types};
+use crate::net::Peers;
+use crate::roster::Roster;
+use crate::tasks::Tasks;
+
+type RpcError = RPCError<Types>;
+
+fn unreachable(why: impl std::fmt::Display) -> RpcError {
+    RPCError::Unreachable(Unreachable::new(&AnyError::error(why)))
+}
+
+/// The ways to every peer, shared by all groups of a node.
+pub(super) struct Transport {
+    cluster: String,
+    me: NodeId,
+    peers: BTreeMap<NodeId, Way>,
+}
+
+struct Way {
+    stream: Arc<PeerStream>,
+    control: Channel,
+}
+
+impl Transport {
+    pub(super) fn new(peers: &Peers, roster: &Roster, incarnation: u64, tasks: &Tasks) -> Self {
+        let way = |node: NodeId| {
+            let hello = wire::Hello {
+                cluster: roster.cluster.clone(),
+                node: roster.me.0,
+                incarnation,
+                format: super::peer_stream::FORMAT,
+            };
+            let stream = PeerStream::new(node, peers.bulk(node)?, hello, tasks.clone());
+            Some((node, Way { stream: Arc::new(stream), control: peers.control(node)? }))
+        };
+        let peers = roster.others().filter_map(|member| way(member.node)).collect();
+        Transport { cluster: roster.cluster.clone(), me: roster.me, peers }
+    }
+}
+
+/// Makes connections of one group.
+pub(super) struct Factory {
+    pub(super) transport: Arc<Transport>,
+    pub(super) group: GroupId,
+}
+
+/// One group's connection to one peer.
+pub(super) struct Connection {
+    transport: Arc<Transport>,
+    group: GroupId,
+    to: NodeId,
+}
+
+impl RaftNetworkFactory<Types> for Factory {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, _node: &()) -> Connection {
+        Connection { transport: self.transport.clone(), group: self.group, to: NodeId(target) }
+    }
+}
+
+impl Connection {
+    fn way(&self) -> Result<&Way, RpcError> {
+        let way = self.transport.peers.get(&self.to);
+        way.ok_or_else(|| unreachable(format_args!("node {} is not in the roster", self.to)))
+    }
+
+    fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
+        Ok(RaftClient::new(self.way()?.control.clone()))
+    }
+
+    fn vote_message(&self, request: &VoteRequest<Types>) -> wire::GroupVote {
+        wire::GroupVote {
+            group: self.group.0,
+            vote: Some(convert::to_wire_vote(&request.vote)),
+            last: request.last_log_id.as_ref().map(convert::to_wire_id),
+            leadership_transfer: request.leadership_transfer,
+            cluster: self.transport.cluster.clone(),
+            node: self.transport.me.0,
+        }
+    }
+}
+
+/// A call with a deadline; any failure means that the peer cannot be reached.
+async fn call<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, RpcError> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(unreachable(status)),
+        Err(_) => Err(unreachable("no answer in time")),
+    }
+}
+
+impl RaftNetworkV2<Types> for Connection {
+    type SnapshotData = bytes::Bytes;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let message = wire::GroupAppend {
+            group: self.group.0,
+            append: Some(convert::to_wire_append(request)),
+            cluster: self.transport.cluster.clone(),
+            node: self.transport.me.0,
+        };
+        let mut client = self.client()?;
+        let answer = call(option.hard_ttl(), client.heartbeat(message)).await?;
+        match convert::from_wire_appended(&answer).map_err(unreachable)? {
+            Ok(_) => Ok(AppendEntriesResponse::Success),
+            Err(StreamAppendError::Conflict(_)) => Ok(AppendEntriesResponse::Conflict),
+            Err(StreamAppendError::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote)),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let session = self.way()?.stream.session(self.group.0).await.map_err(unreachable)?;
+            let pump = Pump { input, session, waiting: None, in_flight: 0, input_ended: false };
+            let answers = futures::stream::unfold(Some(pump), |pump| async move {
+                let mut pump = pump?;
+                let next = pump.next().await?;
+                // After an error nothing more comes of this session.
+                let goes_on = matches!(next, Ok(Ok(_)));
+                Some((next, goes_on.then_some(pump)))
+            });
+            Ok(Box::pin(answers) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.client()?;
+        let message = self.vote_message(&request);
+        let answer = call(option.hard_ttl(), client.vote(message)).await?;
+        convert::from_wire_vote_answer(&answer).map_err(unreachable)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.client()?;
+        let message = self.vote_message(&request);
+        let answer = call(option.hard_ttl(), client.pre_vote(message)).await?;
+        convert::from_wire_vote_answer(&answer).map_err(unreachable)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: RaftVote,
+        _snapshot: openraft::alias::SnapshotOf<Types, bytes::Bytes>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let why = AnyError::error("logs are never purged, so no snapshot is ever built or sent");
+        Err(StreamingError::Unreachable(Unreachable::new(&why)))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RpcError> {
+        let message = wire::GroupTransfer {
+            group: self.group.0,
+            from: Some(convert::to_wire_vote(request.from_leader())),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(convert::to_wire_id),
+            cluster: self.transport.cluster.clone(),
+        };
+        let mut client = self.client()?;
+        let answer = call(option.hard_ttl(), client.transfer_leader(message)).await?;
+        match answer.accepted {
+            true => Ok(Ok(())),
+            false => Err(unreachable("leadership was refused")),
+        }
+    }
+}
+
+/// Moves requests of one session out and answers back, without a task of its own.
+struct Pump<S> {
+    input: S,
+    session: Session,
+    waiting: Option<wire::ReplicateFrame>,
+    in_flight: usize,
+    input_ended: bool,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Pump<S> {
+    /// The next answer. `None` once the input has ended and everything is answered.
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<Types>, RpcError>> {
+        loop {
+            if self.input_ended && self.in_flight == 0 && self.waiting.is_none() {
+                return None;
+            }
+            let wants_input =
+                !self.input_ended && self.waiting.is_none() && self.in_flight < IN_FLIGHT_MAX;
+            tokio::select! {
+                biased;
+                answer = self.session.answers.recv() => {
+                    let Some(answer) = answer else {
+                        return Some(Err(unreachable("the replication stream broke")));
+                    };
+                    self.in_flight = self.in_flight.saturating_sub(1);
+                    return Some(convert::from_wire_appended(&answer).map_err(unreachable));
+                }
+                permit = self.session.connection.permit(), if self.waiting.is_some() => {
+                    let Some(permit) = permit else {
+                        return Some(Err(unreachable("the replication stream broke")));
+                    };
+                    if let Some(frame) = self.waiting.take() {
+                        permit.send(frame);
+                        self.in_flight += 1;
+                    }
+                }
+                request = self.input.next(), if wants_input => match request {
+                    Some(request) => {
+                        let append = convert::to_wire_append(request);
+                        self.waiting = Some(self.session.frame(append));
+                    }
+                    None => self.input_ended = true,
+                },
+            }
+        }
+    }
+}
