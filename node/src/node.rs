@@ -1,14 +1,120 @@
 //! A node: builds the floors bottom-up, tears them down top-down.
+//!
+//! Owns the order of starting and stopping. Invariants: ports are bound before the data folder is touched; the
+//! peer door is open before the cluster exists (founding needs it); nobody is served by a floor that is not
+//! there yet. Must not know what any floor does.
+
+mod boot;
+mod readiness;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
+use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::founding::SelfPortrait;
+use crate::http;
+use crate::identity::Folder;
+use crate::metrics::Metrics;
+use crate::net::Listener;
+use crate::rpc;
+use crate::tasks::{Kind, Tasks};
 use crate::world::World;
 
 /// A running node.
-pub struct Node {}
+pub struct Node {
+    tasks: Tasks,
+    floors: Arc<OnceLock<boot::Floors>>,
+    ready: watch::Receiver<Result<(), String>>,
+    kinesis: SocketAddr,
+    peer: SocketAddr,
+}
 
 impl Node {
-    /// Starts a node in `world`. Returns when its doors are open; `ready` tells when the cluster serves.
-    pub async fn start(_config: Config, _world: World) -> anyhow::Result<Node> {
-        unimplemented!()
+    /// Starts a node in `world`. Returns when its doors are open; `ready` tells when the cluster serves. Errors
+    /// are mistakes to mend before anything happens: a port in use, a folder of another node.
+    pub async fn start(config: Config, world: World) -> anyhow::Result<Node> {
+        config.validate()?;
+        let own = config.own().clone();
+        let peer_at = config.peer_listen.clone().unwrap_or(own.peer);
+        let kinesis_at = config.kinesis_listen.clone().unwrap_or(own.kinesis);
+        let peer_door = bind(&world, &peer_at, "peers").await?;
+        let kinesis_door = bind(&world, &kinesis_at, "Kinesis").await?;
+        let (peer, kinesis) = (peer_door.local_addr()?, kinesis_door.local_addr()?);
+        let (folder, identity) =
+            Folder::open(world.disk.clone(), &*world.entropy, &config.data_dir, &config.az).await?;
+        boot::check_log(&config, &world, &identity)?;
+
+        let tasks = Tasks::new();
+        let metrics = Arc::new(Metrics::new());
+        let portrait = SelfPortrait::new(identity);
+        let (rpc_parts, rpc_slots) = rpc::slots(portrait.clone());
+        let (ready_tx, ready) = watch::channel(Err("the node is starting".to_owned()));
+        let (api_tx, api) = watch::channel(None);
+        rpc::serve(peer_door, rpc_parts, &tasks);
+        let door = http::Door {
+            api,
+            ready: ready.clone(),
+            metrics: metrics.clone(),
+            entropy: world.entropy.clone(),
+            tasks: tasks.clone(),
+        };
+        door.serve(kinesis_door);
+
+        let floors = Arc::new(OnceLock::new());
+        let boot = boot::Boot {
+            config,
+            world,
+            folder,
+            portrait,
+            tasks: tasks.clone(),
+            metrics,
+            rpc: rpc_slots,
+            api: api_tx,
+            ready: ready_tx,
+            floors: floors.clone(),
+        };
+        let failing = tasks.clone();
+        tasks.spawn(Kind::Boot, async move {
+            if let Err(error) = boot.run().await {
+                failing.failed(Kind::Boot, format!("{error:#}"));
+            }
+        });
+        Ok(Node { tasks, floors, ready, kinesis, peer })
     }
+
+    /// Where Kinesis and admin are served.
+    pub fn kinesis_addr(&self) -> SocketAddr {
+        self.kinesis
+    }
+
+    /// Where peers and native clients are served.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Whether the node serves: `Err` says what it waits for.
+    pub fn readiness(&self) -> watch::Receiver<Result<(), String>> {
+        self.ready.clone()
+    }
+
+    /// Resolves when the node cannot go on, with the reason: going on could break a promise.
+    pub async fn failure(&self) -> String {
+        self.tasks.failure().await
+    }
+
+    /// Stops the node: hands its groups over, closes them, makes everything accepted durable.
+    pub async fn shutdown(self) {
+        if let Some(floors) = self.floors.get() {
+            floors.shutdown().await;
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn bind(world: &World, addr: &str, whom: &str) -> anyhow::Result<Box<dyn Listener>> {
+    let bound = world.net.bind(addr).await;
+    bound.with_context(|| format!("cannot listen on {addr} for {whom}"))
 }

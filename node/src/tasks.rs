@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 /// What a task is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Brings the node up, floor by floor.
+    Boot,
     /// Gathers puts of one shard into entries.
     Appender,
     /// Writes and syncs the shared log.
@@ -50,7 +52,8 @@ impl Kind {
     /// The fate of the kind.
     pub fn fate(self) -> Fate {
         match self {
-            Kind::Committer
+            Kind::Boot
+            | Kind::Committer
             | Kind::Appender
             | Kind::LogKeeper
             | Kind::Reconciler

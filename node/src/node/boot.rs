@@ -1,0 +1,217 @@
+//! The way up, once the doors are open: founding, log, metadata, shards, router, API.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::watch;
+use tristream_proto::domain::GroupId;
+
+use super::readiness;
+use crate::api::Api;
+use crate::config::Config;
+use crate::founding::{self, SelfPortrait};
+use crate::identity::{Folder, Founding, Identity};
+use crate::log::{self, Log};
+use crate::metadata;
+use crate::metrics::Metrics;
+use crate::net::{self, Peers};
+use crate::placement;
+use crate::raft::{self, Groups, Inbound};
+use crate::roster::{Member, Roster};
+use crate::router::Router;
+use crate::rpc;
+use crate::shard::Shards;
+use crate::state::{MemoryTables, SledTables, Tables};
+use crate::tasks::Tasks;
+use crate::world::World;
+
+/// How often readiness is looked at.
+const READINESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is needed to bring the node up.
+pub(super) struct Boot {
+    pub(super) config: Config,
+    pub(super) world: World,
+    pub(super) folder: Folder,
+    pub(super) portrait: SelfPortrait,
+    pub(super) tasks: Tasks,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) rpc: rpc::Slots,
+    pub(super) api: watch::Sender<Option<Arc<Api>>>,
+    pub(super) ready: watch::Sender<Result<(), String>>,
+    pub(super) floors: Arc<OnceLock<Floors>>,
+}
+
+/// What must be taken down in order.
+pub(super) struct Floors {
+    groups: Groups,
+    log: Log,
+}
+
+impl Floors {
+    pub(super) async fn shutdown(&self) {
+        self.groups.close_all().await;
+        if let Err(error) = self.log.close().await {
+            tracing::error!(%error, "the log did not close cleanly");
+        }
+    }
+}
+
+fn log_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("log")
+}
+
+/// Refuses a folder that had a log and has none: its votes and records are lost, and it must not vote.
+pub(super) fn check_log(config: &Config, world: &World, identity: &Identity) -> anyhow::Result<()> {
+    let dir = log_dir(config);
+    let there = world.disk.list(&dir).is_ok_and(|names| !names.is_empty());
+    if identity.log_created && !there {
+        bail!(
+            "the log in {} is gone: this node must not vote without it. Bring the folder back",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+impl Boot {
+    /// Runs until the node stops; the last part watches readiness.
+    pub(super) async fn run(mut self) -> anyhow::Result<()> {
+        let founding = self.join().await?;
+        let roster = self.roster(&founding)?;
+        tracing::info!(node = %roster.me, az = %self.config.az, cluster = %roster.cluster, "starting");
+        let peers = Peers::new(&self.world.net, &roster)?;
+        let log = self.open_log().await?;
+        let in_log = log.groups();
+        let groups = Groups::new(
+            &raft::Config {
+                heartbeat: Duration::from_millis(self.config.raft.heartbeat_ms),
+                election_timeout_min: Duration::from_millis(self.config.raft.election_timeout_ms_min),
+                election_timeout_max: Duration::from_millis(self.config.raft.election_timeout_ms_max),
+            },
+            log.clone(),
+            &peers,
+            &roster,
+            &*self.world.entropy,
+            self.tasks.clone(),
+            self.metrics.clone(),
+        )?;
+        let fresh = log.group(GroupId::META).state().last.is_none();
+        // From here on a stop must close what is open.
+        let _ = self.floors.set(Floors { groups: groups.clone(), log });
+        let metadata =
+            metadata::Handle::open(&groups, self.tables()?, &roster, &self.tasks).await?;
+        let inbound = Inbound::new(groups.clone(), roster.cluster.clone());
+        self.rpc.inbound.send_replace(Some(inbound));
+        if fresh {
+            // Every founder does this: the first entry is the same on all, so it is the same log.
+            groups.initialize(GroupId::META, &roster.ids()).await?;
+        }
+        let shards = Shards::new(
+            groups.clone(),
+            self.world.clock.clone(),
+            self.tasks.clone(),
+            self.metrics.clone(),
+        );
+        let placement = placement::start(
+            &self.config.raft,
+            &metadata,
+            &shards,
+            &groups,
+            in_log,
+            &roster,
+            &self.tasks,
+        );
+        let router = Router::new(
+            roster,
+            metadata,
+            shards,
+            groups.clone(),
+            peers,
+            self.world.clock.clone(),
+            self.world.entropy.clone(),
+        );
+        self.rpc.router.send_replace(Some(router.clone()));
+        let api = Api::new(&self.config, router, &self.world, self.metrics.clone());
+        self.api.send_replace(Some(Arc::new(api)));
+        self.watch_readiness(&groups, placement.groups_open).await;
+        Ok(())
+    }
+
+    async fn join(&mut self) -> anyhow::Result<Founding> {
+        let others = self.config.nodes.iter().filter(|node| node.az != self.config.az);
+        let others = others
+            .map(|node| Ok((node.az.clone(), net::channel(&self.world.net, &node.peer, 1 << 16)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        founding::join_or_found(&self.folder, &self.portrait, &others, &*self.world.entropy).await
+    }
+
+    fn roster(&self, founding: &Founding) -> anyhow::Result<Roster> {
+        let member = |founder: &crate::identity::Founder| {
+            let address = self.config.nodes.iter().find(|node| node.az == founder.az);
+            let address = address
+                .with_context(|| format!("the settings name no node in {}", founder.az))?;
+            Ok(Member {
+                node: founder.node,
+                az: founder.az.clone(),
+                peer: address.peer.clone(),
+                kinesis: address.kinesis.clone(),
+            })
+        };
+        let members = founding.founders.iter().map(member).collect::<anyhow::Result<Vec<_>>>()?;
+        let identity = self.portrait.identity();
+        let me = founding.names(&identity).context("this folder is not in the founding document")?;
+        Ok(Roster { cluster: founding.cluster.clone(), me: me.node, members })
+    }
+
+    async fn open_log(&mut self) -> anyhow::Result<Log> {
+        let config = log::Config {
+            dir: log_dir(&self.config),
+            segment_bytes: self.config.log.segment_bytes,
+            tail_bytes: self.config.log.tail_bytes,
+            queue_bytes: self.config.log.queue_bytes,
+        };
+        let log = Log::open(
+            config,
+            self.world.disk.clone(),
+            self.world.entropy.clone(),
+            self.tasks.clone(),
+            self.metrics.clone(),
+        )
+        .await
+        .context("opening the log")?;
+        let mut identity = self.portrait.identity();
+        if !identity.log_created {
+            identity.log_created = true;
+            self.folder.save(&identity).await?;
+        }
+        Ok(log)
+    }
+
+    /// sled opens files by itself, so it needs a disk of the operating system; elsewhere the tables are kept
+    /// in memory and rebuilt from the log at each start.
+    fn tables(&self) -> anyhow::Result<Box<dyn Tables>> {
+        if !self.world.disk.is_native() {
+            return Ok(Box::new(MemoryTables::new()));
+        }
+        let dir = self.config.data_dir.join("state");
+        let tables = SledTables::open_or_rebuild(&dir)
+            .with_context(|| format!("opening the metadata tables in {}", dir.display()))?;
+        Ok(Box::new(tables))
+    }
+
+    async fn watch_readiness(&self, groups: &Groups, groups_open: watch::Receiver<bool>) {
+        let mut every = tokio::time::interval(READINESS_INTERVAL);
+        loop {
+            every.tick().await;
+            let now = readiness::waits_for(groups, *groups_open.borrow());
+            self.ready.send_if_modified(|old| {
+                let changed = *old != now;
+                *old = now;
+                changed
+            });
+        }
+    }
+}
