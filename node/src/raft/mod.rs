@@ -33,6 +33,21 @@ pub trait Machine: Send + 'static {
     /// Replaces the state by a checkpoint.
     fn restore(&mut self, checkpoint: Bytes) -> Result<(), MachineError>;
 
+    /// The last entry covered by what the machine keeps on disk by itself; `None` = use the log's
+    /// checkpoint.
+    fn applied(&self) -> Option<EntryId> {
+        None
+    }
+
+    /// Whether an entry may be applied only once it is durable in the local log, so that what the machine
+    /// keeps is never ahead of the log.
+    fn wants_durable(&self) -> bool {
+        false
+    }
+
+    /// Forgets everything: what the machine keeps is ahead of the durable log, which is replayed now.
+    fn reset(&mut self) {}
+
     /// Bytes of commands applied after which the state is checkpointed into the log.
     fn checkpoint_every_bytes(&self) -> u64 {
         16 << 20
@@ -78,6 +93,9 @@ pub struct Status {
     pub applied: Option<u64>,
     /// On the leader: how far each replica is known to have the log. Empty elsewhere.
     pub matched: Vec<(NodeId, Option<u64>)>,
+    /// On the leader: milliseconds since each other replica last answered, `None` when it never did.
+    /// Empty elsewhere.
+    pub silent_ms: Vec<(NodeId, Option<u64>)>,
     /// Milliseconds since a quorum last answered; on the leader only.
     pub quorum_ack_age_ms: Option<u64>,
     /// Set when the group stopped on this node, with the reason.
