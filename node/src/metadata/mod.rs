@@ -4,15 +4,27 @@
 //! commands in the same order, so all views of one index are equal. Must not know records, or what a
 //! shard group does.
 
+mod apply;
 mod command;
+mod flusher;
+mod machine;
+mod rows;
 mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tristream_proto::domain::GroupId;
 
-use crate::raft::{Leadership, ProposeError};
+use crate::raft::{Group, Groups, Leadership, ProposeError};
+use crate::roster::Roster;
+use crate::state::Tables;
+use crate::tasks::Tasks;
+
+use machine::Machine;
 
 pub use command::{Command, Outcome};
 pub use view::{Stream, StreamMode, StreamStatus, View};
@@ -20,41 +32,70 @@ pub use view::{Stream, StreamMode, StreamStatus, View};
 /// A handle on the metadata group of this node. Clones are cheap.
 #[derive(Clone)]
 pub struct Handle {
-    _inner: Arc<()>,
+    group: Group<Machine>,
+    view: watch::Receiver<Arc<View>>,
 }
 
 impl Handle {
-    /// The newest picture this node has.
-    pub fn view(&self) -> Arc<View> {
-        unimplemented!()
+    /// Opens the metadata group on this node, on the rows in `tables`, and keeps them flushed. Whoever
+    /// founds the cluster initialises the group.
+    pub async fn open(
+        groups: &Groups,
+        tables: Box<dyn Tables>,
+        roster: &Roster,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Handle> {
+        let tables: Arc<dyn Tables> = tables.into();
+        let machine = Machine::open(tables.clone()).context("open the metadata tables")?;
+        let (view, dirty) = (machine.watch(), machine.dirty());
+        let group = groups.open(GroupId::META, machine).await.context("open the metadata group")?;
+        flusher::spawn(tasks, tables, dirty);
+        let applied = view.borrow().applied;
+        tracing::info!(node = %roster.me, applied, "the metadata group is open");
+        Ok(Handle { group, view })
     }
 
-    /// Changes with every applied command that changes the view.
+    /// The newest picture this node has.
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Changes with every applied command that changes the view. `View::applied` may move without a change.
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
-        unimplemented!()
+        self.view.clone()
     }
 
     /// Proposes a command here; only the leader succeeds. Gives the command's index and outcome.
     pub async fn propose(
         &self,
-        _command: &Command,
-        _deadline: Duration,
+        command: &Command,
+        deadline: Duration,
     ) -> Result<(u64, Outcome), ProposeError> {
-        unimplemented!()
+        let end = Instant::now() + deadline;
+        let bytes = serde_json::to_vec(command)
+            .map_err(|error| ProposeError::Unavailable(format!("no command: {error}")))?;
+        // Also the first wait may have put the command into the log before it is given up.
+        let late = |_| ProposeError::Unknown("the deadline passed".to_owned());
+        let proposal = timeout_at(end, self.group.propose(bytes.into(), None)).await;
+        let proposal = proposal.map_err(late)??;
+        let (at, outcome) = timeout_at(end, proposal).await.map_err(late)??;
+        Ok((at.index, outcome))
     }
 
     /// The index that a fresh view must have applied. Leader only.
-    pub async fn read_barrier(&self, _deadline: Duration) -> Result<u64, ProposeError> {
-        unimplemented!()
+    pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ProposeError> {
+        self.group.read_barrier(deadline).await
     }
 
     /// Waits until this node's view has applied `index`; `false` when the deadline passed first.
-    pub async fn wait_applied(&self, _index: u64, _deadline: Duration) -> bool {
-        unimplemented!()
+    pub async fn wait_applied(&self, index: u64, deadline: Duration) -> bool {
+        let mut applied = self.group.applied();
+        let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= index));
+        matches!(timeout_at(Instant::now() + deadline, reached).await, Ok(Ok(_)))
     }
 
     /// Who leads the metadata group.
     pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
-        unimplemented!()
+        self.group.watch_leader()
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tristream_proto::domain::{Incarnation, MapVersion, ShardMap, StreamName, Timestamp};
 
 /// Everything the metadata group knows, as of one applied entry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     /// Index of the last applied metadata entry.
     pub applied: u64,
@@ -19,6 +19,26 @@ pub struct View {
     pub next_incarnation: u64,
     /// The newest shard map version given out.
     pub map_version: u64,
+}
+
+impl Default for View {
+    /// The view before the first entry. Group 0 is the metadata group.
+    fn default() -> View {
+        View {
+            applied: 0,
+            streams: BTreeMap::new(),
+            next_group: 1,
+            next_incarnation: 1,
+            map_version: 0,
+        }
+    }
+}
+
+impl View {
+    /// Open shards of all streams, those being deleted too.
+    pub fn open_shards(&self) -> usize {
+        self.streams.values().map(|stream| stream.map.open().count()).sum()
+    }
 }
 
 /// A stream.
