@@ -4,16 +4,24 @@
 //! numbers strictly rise and arrival times never fall; a read shows only committed records. Must not know
 //! streams' names, other shards, or how a request came in.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod appender;
+mod command;
+mod handle;
+mod machine;
+mod queue;
+mod reader;
+mod registry;
+mod rounds;
+#[cfg(test)]
+mod testing;
 
-use tokio::sync::watch;
-use tristream_proto::domain::{
-    GroupId, NodeId, ReadFrom, Record, RecordPosition, SequenceNumber, Shard, StoredRecord,
-    Timestamp,
-};
+use tristream_proto::domain::{NodeId, RecordPosition, SequenceNumber, StoredRecord, Timestamp};
 
-use crate::raft::Leadership;
+use crate::raft::ProposeError;
+
+pub use handle::Handle;
+pub use registry::Shards;
+pub use rounds::Rounds;
 
 /// Where records were stored: consecutive numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +40,8 @@ impl Placed {
     }
 }
 
-/// Why records were not stored, or may not have been.
-#[derive(Clone, Debug, thiserror::Error)]
+/// Why records were not stored, or may not have been. Only `Unknown` leaves that open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// Another node leads the shard, or none.
     #[error("this node does not lead the shard")]
@@ -50,13 +58,16 @@ pub enum AppendError {
     /// No quorum, or the shard is closing.
     #[error("the shard is not available: {0}")]
     Unavailable(String),
+    /// No entry can hold such a put. Never will.
+    #[error("invalid: {0}")]
+    Invalid(String),
     /// They may be stored or may yet be.
     #[error("the outcome is not known: {0}")]
     Unknown(String),
 }
 
 /// Why a read has no answer.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Not the leader: only the leader can confirm the tip.
     #[error("this node does not lead the shard")]
@@ -85,90 +96,14 @@ pub struct Page {
     pub newest_arrival: Option<Timestamp>,
 }
 
-/// A handle on one open shard of this node.
-#[derive(Clone)]
-pub struct Handle {
-    _inner: Arc<()>,
-}
-
-impl Handle {
-    /// The shard as the metadata describe it.
-    pub fn shard(&self) -> &Shard {
-        unimplemented!()
-    }
-
-    /// Stores `records` in one entry, in this order. Answers when they are durable on a majority, or with
-    /// an error that says whether they may be. Leader only.
-    pub async fn append(
-        &self,
-        _records: Vec<Record>,
-        _deadline: Duration,
-    ) -> Result<Placed, AppendError> {
-        unimplemented!()
-    }
-
-    /// Committed records from `from` on, as far as this replica knows them: at most `count_max` records and
-    /// about `bytes_max` bytes (at least one record where there is one).
-    pub async fn read(
-        &self,
-        _from: RecordPosition,
-        _count_max: usize,
-        _bytes_max: usize,
-    ) -> Result<Page, ReadError> {
-        unimplemented!()
-    }
-
-    /// The position at which a read of `from` begins, by what this replica knows to be committed.
-    pub async fn seek(&self, _from: ReadFrom) -> Result<RecordPosition, ReadError> {
-        unimplemented!()
-    }
-
-    /// The log index that a linearizable read must have applied. Leader only; calls at the same time share
-    /// one round.
-    pub async fn read_barrier(&self, _deadline: Duration) -> Result<u64, ReadError> {
-        unimplemented!()
-    }
-
-    /// Waits until this replica has applied `index`; `false` when the deadline passed first.
-    pub async fn wait_applied(&self, _index: u64, _deadline: Duration) -> bool {
-        unimplemented!()
-    }
-
-    /// Index of the newest applied entry; wakes readers at the tip.
-    pub fn watch_applied(&self) -> watch::Receiver<Option<u64>> {
-        unimplemented!()
-    }
-
-    /// Who leads the shard.
-    pub fn leadership(&self) -> Leadership {
-        unimplemented!()
-    }
-}
-
-/// The shards open on this node.
-#[derive(Clone)]
-pub struct Shards {
-    _inner: Arc<()>,
-}
-
-impl Shards {
-    /// Opens the shard's group on this node. Harmless when it is open.
-    pub async fn open(&self, _shard: &Shard) -> anyhow::Result<Handle> {
-        unimplemented!()
-    }
-
-    /// The open shard of this group.
-    pub fn get(&self, _group: GroupId) -> Option<Handle> {
-        unimplemented!()
-    }
-
-    /// Groups of the open shards.
-    pub fn ids(&self) -> Vec<GroupId> {
-        unimplemented!()
-    }
-
-    /// Closes the shard and gives its log's space back, for good.
-    pub async fn destroy(&self, _group: GroupId) -> anyhow::Result<()> {
-        unimplemented!()
+impl From<ProposeError> for ReadError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { leader } => ReadError::NotLeader { leader },
+            // A barrier that was not confirmed changed nothing.
+            ProposeError::Unavailable(why) | ProposeError::Unknown(why) => {
+                ReadError::Unavailable(why)
+            }
+        }
     }
 }
