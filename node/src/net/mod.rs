@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use peers::Peers;
+pub use peers::{Peers, channel};
 pub use tcp::TcpNet;
 
 /// Opens connections and listens for them.

@@ -68,7 +68,7 @@ impl Peers {
 }
 
 /// A lazy channel to `address` over `net`.
-pub(crate) fn channel(net: &Arc<dyn Net>, address: &str, window_bytes: u32) -> anyhow::Result<Channel> {
+pub fn channel(net: &Arc<dyn Net>, address: &str, window_bytes: u32) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(window_bytes)

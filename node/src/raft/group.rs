@@ -170,6 +170,14 @@ impl<M: Machine> Inner<M> {
                 .last_quorum_acked
                 .as_ref()
                 .map(|at| at.elapsed().as_millis() as u64),
+            silent_ms: metrics
+                .heartbeat
+                .iter()
+                .flatten()
+                .map(|(node, at)| {
+                    (NodeId(*node), at.as_ref().map(|at| at.elapsed().as_millis() as u64))
+                })
+                .collect(),
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }

@@ -62,9 +62,7 @@ pub trait Machine: Send + 'static {
     }
 
     /// Forgets everything: the persisted state is ahead of the log and is rebuilt from it.
-    fn reset(&mut self) -> Result<(), MachineError> {
-        Ok(())
-    }
+    fn reset(&mut self) {}
 
     /// Bytes of commands applied after which the state is checkpointed into the log.
     fn checkpoint_every_bytes(&self) -> u64 {
@@ -113,6 +111,9 @@ pub struct Status {
     pub matched: Vec<(NodeId, Option<u64>)>,
     /// Milliseconds since a quorum last answered; on the leader only.
     pub quorum_ack_age_ms: Option<u64>,
+    /// On the leader: milliseconds since each other replica last answered, `None` when it never did.
+    /// Empty elsewhere.
+    pub silent_ms: Vec<(NodeId, Option<u64>)>,
     /// Set when the group stopped on this node, with the reason.
     pub stopped: Option<String>,
 }

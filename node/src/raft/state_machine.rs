@@ -104,7 +104,7 @@ async fn restore_own<M: Machine>(
     };
     if last.is_none_or(|last| last.index < applied.index) || !known {
         tracing::warn!(?applied, ?last, "persisted state is ahead of the log: rebuilding it");
-        machine.reset().map_err(machine_error)?;
+        machine.reset();
         return Ok((None, RaftMembership::default()));
     }
     let mut membership = RaftMembership::default();
