@@ -1,7 +1,7 @@
 //! What each command does to the view. Pure: no clock, no randomness, no I/O.
 //!
-//! Invariant: ids, incarnations and map versions only rise, also across delete and re-create. A command
-//! that is refused, or was carried out before, changes nothing.
+//! Invariant: ids, incarnations and map versions only rise, also across delete and re-create. A
+//! command that is refused, or was carried out before, changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use tristream_proto::domain::{
 use super::command::{Command, Outcome};
 use super::view::{Stream, StreamMode, StreamStatus, View};
 
-/// On AWS, the creation time in a shard's sequence numbers lies 2 to 7 s before the CreateStream answer.
+/// On AWS, the creation time in a shard's sequence numbers lies 2 to 7 s before the CreateStream
+/// answer.
 const CREATION_LEAD: Duration = Duration::from_secs(3);
 
-/// The view after `command`, or `None` when it changes nothing, and what became of the command. `applied`
-/// is left as it was.
+/// The view after `command`, or `None` when it changes nothing, and what became of the command.
+/// `applied` is left as it was.
 pub(super) fn apply(view: &View, command: &Command) -> (Option<View>, Outcome) {
     match command {
         Command::CreateStream { name, shard_count, mode, now, record_bytes_max, tags, nodes } => {

@@ -28,7 +28,8 @@ fn forget(text: &str, incarnation: u64) -> Command {
     Command::ForgetStream { name: name(text), incarnation: Incarnation(incarnation) }
 }
 
-/// Applies commands in turn; gives the view and, for each, its outcome and whether the view changed.
+/// Applies commands in turn; gives the view and, for each, its outcome and whether the view
+/// changed.
 fn run(commands: &[Command]) -> (View, Vec<(Outcome, bool)>) {
     let mut view = View::default();
     let mut outcomes = Vec::new();

@@ -1,7 +1,7 @@
 //! Commands of the metadata group: what goes through its log, and what comes back.
 //!
-//! An on-disk format (JSON, tagged): variants and fields are only ever added. An unknown command stops the
-//! group on this node.
+//! An on-disk format (JSON, tagged): variants and fields are only ever added. An unknown command
+//! stops the group on this node.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Flushes the metadata tables soon after they change, and once more when the node stops.
 //!
-//! Nothing waits for a flush: the log is what is durable. A flush only shortens the next start. Invariant:
-//! a flush that fails stops the node, and is never repeated.
+//! Nothing waits for a flush: the log is what is durable. A flush only shortens the next start.
+//! Invariant: a flush that fails stops the node, and is never repeated.
 
 use std::io;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The metadata group's machine: applies commands to the view and keeps the tables in step.
 //!
-//! Invariant: the tables hold the view as of their marker, and everything between the marker and the last
-//! applied entry changed nothing; so replaying from the marker gives the same view. Entries that change
-//! nothing move the marker in memory only, and ride along with the next change.
+//! Invariant: the tables hold the view as of their marker, and everything between the marker and
+//! the last applied entry changed nothing; so replaying from the marker gives the same view.
+//! Entries that change nothing move the marker in memory only, and ride along with the next change.
 
 use std::sync::Arc;
 
@@ -56,7 +56,8 @@ struct Last {
 const CHECKPOINT_FORMAT: u32 = 1;
 
 impl Machine {
-    /// Takes up what the tables hold. Rows that make no view are thrown away: the log has everything.
+    /// Takes up what the tables hold. Rows that make no view are thrown away: the log has
+    /// everything.
     pub(super) fn open(tables: Arc<dyn Tables>) -> std::io::Result<Machine> {
         let loaded = match rows::load(&*tables) {
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {

@@ -64,7 +64,8 @@ fn rows_of(tables: &Arc<dyn Tables>) -> Vec<(Bytes, Bytes)> {
     tables.scan(b"").unwrap()
 }
 
-/// Stops after every prefix of a life, opens what the tables hold, replays the rest, and must end alike.
+/// Stops after every prefix of a life, opens what the tables hold, replays the rest, and must end
+/// alike.
 fn check_restarts(new_tables: impl Fn() -> Arc<dyn Tables>) {
     let commands = life();
     let mut whole = open(&memory());

@@ -1,8 +1,8 @@
 //! The metadata group: streams and their versioned shard maps.
 //!
-//! Owns the one place where the shape of the cluster changes. Invariant: every node applies the same
-//! commands in the same order, so all views of one index are equal. Must not know records, or what a
-//! shard group does.
+//! Owns the one place where the shape of the cluster changes. Invariant: every node applies the
+//! same commands in the same order, so all views of one index are equal. Must not know records, or
+//! what a shard group does.
 
 mod apply;
 mod command;
@@ -37,8 +37,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Opens the metadata group on this node, on the rows in `tables`, and keeps them flushed. Whoever
-    /// founds the cluster initialises the group.
+    /// Opens the metadata group on this node, on the rows in `tables`, and keeps them flushed.
+    /// Whoever founds the cluster initialises the group.
     pub async fn open(
         groups: &Groups,
         tables: Box<dyn Tables>,
@@ -60,7 +60,8 @@ impl Handle {
         self.view.borrow().clone()
     }
 
-    /// Changes with every applied command that changes the view. `View::applied` may move without a change.
+    /// Changes with every applied command that changes the view. `View::applied` may move without a
+    /// change.
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()
     }

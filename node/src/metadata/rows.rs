@@ -1,15 +1,15 @@
 //! The view as rows, and back.
 //!
-//! An on-disk format: fields are only ever added. A stream of many shards or tags is cut into many rows,
-//! because the store wants them below 4 KiB.
+//! An on-disk format: fields are only ever added. A stream of many shards or tags is cut into many
+//! rows, because the store wants them below 4 KiB.
 //!
 //! ```text
-//! key                                        value (JSON)                     mutability
-//! counters                                   Counters                         with every new stream
-//! stream/<name>                              Head                             with every change of the stream
-//! shard/<incarnation, 16 hex>/<index, 8 hex> Shard                            while the stream lives
-//! tag/<incarnation, 16 hex>/<key>            the tag's value, UTF-8, no JSON  while the stream lives
-//! marker                                     Marker                           with every batch
+//! key                                         value (JSON)           changes
+//! counters                                    Counters               with every new stream
+//! stream/<name>                               Head                   with the stream
+//! shard/<incarnation, 16 hex>/<index, 8 hex>  Shard                  with the shard
+//! tag/<incarnation, 16 hex>/<key>             the value, plain text  with the tag
+//! the store's marker                          Marker                 with every batch
 //! ```
 //!
 //! Invariant: `load` gives back exactly the view that was saved, or says why it cannot.

@@ -1,4 +1,5 @@
-//! What the metadata group says, as every floor above reads it: an immutable picture, replaced as a whole.
+//! What the metadata group says, as every floor above reads it: an immutable picture, replaced as a
+//! whole.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ pub struct View {
     pub applied: u64,
     /// Streams by name.
     pub streams: BTreeMap<StreamName, Arc<Stream>>,
-    /// Groups from this id on were never given out: a group below it that no stream has was deleted.
+    /// Groups from this id on were never given out: a group below it that no stream has was
+    /// deleted.
     pub next_group: u64,
     /// The incarnation that the next stream gets.
     pub next_incarnation: u64,

@@ -1,4 +1,69 @@
-//! Which groups are open here, and what carries a stream from CREATING to ACTIVE and from DELETING to gone.
+//! Which groups are open here, and what carries a stream from CREATING to ACTIVE and from DELETING
+//! to gone.
 //!
-//! Owns the reconciling of this node's groups with the metadata view. Invariant: a group is destroyed only
-//! when the view proves that it was deleted (ids are never reused). Must not know requests.
+//! Owns the reconciling of this node's groups with the metadata view. Invariant: a group is
+//! destroyed only when the view proves that it was deleted (ids are never reused). Must not know
+//! requests.
+//!
+//! ```text
+//!  metadata view --> reconcile      opens and destroys groups here     every node
+//!                --> initialise     gives new groups their members     first the preferred leader
+//!                --> stream_keeper  CREATING -> ACTIVE, DELETING -> .  the metadata leader
+//!  group status  --> balance        hands leadership to the preferred  the group's leader
+//! ```
+//!
+//! Each is a loop around a pure decision. None waits for another: whatever one finds undone, it
+//! does.
+
+mod balance;
+mod initialise;
+mod reconcile;
+mod retries;
+mod stream_keeper;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tristream_proto::domain::{GroupId, NodeId};
+
+use crate::metadata;
+use crate::raft::Groups;
+use crate::shard::Shards;
+use crate::tasks::Tasks;
+
+/// What placement works on.
+pub struct Parts {
+    /// This node.
+    pub me: NodeId,
+    /// The metadata group, open.
+    pub metadata: metadata::Handle,
+    /// The shards of this node.
+    pub shards: Shards,
+    /// The groups of this node.
+    pub groups: Groups,
+    /// The groups that the log had when it was opened: what a crash left of deleted ones is cleared
+    /// away.
+    pub logged: Vec<GroupId>,
+    /// How long a preferred leader must be back and caught up before leadership returns to it.
+    pub rebalance_after: Duration,
+}
+
+/// What the rest of the node may know of placement. Clones are cheap.
+#[derive(Clone)]
+pub struct Handle {
+    /// Whether every group that the view places here is open. Says nothing of how old the view is.
+    pub groups_open: watch::Receiver<bool>,
+}
+
+/// Starts placement; it ends with the node.
+pub fn start(parts: Parts, tasks: &Tasks) -> Handle {
+    let Parts { me, metadata, shards, groups, logged, rebalance_after } = parts;
+    let (groups_open, present) =
+        reconcile::spawn(me, metadata.clone(), shards, groups.clone(), logged, tasks);
+    initialise::spawn(me, metadata.clone(), groups.clone(), tasks);
+    stream_keeper::spawn(metadata.clone(), groups.clone(), present, tasks);
+    balance::spawn(me, metadata, groups, rebalance_after, tasks);
+    Handle { groups_open }
+}

@@ -1,4 +1,5 @@
-//! Tables in memory, for simulation: they forget everything when the node ends, which the log heals.
+//! Tables in memory, for simulation: they forget everything when the node ends, which the log
+//! heals.
 //!
 //! Must not know what rows mean.
 

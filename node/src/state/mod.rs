@@ -1,10 +1,13 @@
 //! Tables of the metadata group: a materialised, replayable copy of what the metadata log says.
 //!
-//! Only `sled.rs` may write the word `sled`. Invariant: the rows always stand exactly as of `applied()`,
-//! across any crash, or the store says that it must be rebuilt from the log. Must not know what rows mean.
+//! Only `sled.rs` may write the word `sled`. Invariant: the rows always stand exactly as of
+//! `applied()`, across any crash, or the store says that it must be rebuilt from the log. Must not
+//! know what rows mean.
 
 #[cfg(test)]
 mod contract;
+mod folder;
+mod mark;
 mod memory;
 mod sled;
 
@@ -33,10 +36,11 @@ impl Change {
     }
 }
 
-/// Rows, and up to where in the log they stand. Rows should stay below 4 KiB, and may not exceed 64 KiB.
+/// Rows, and up to where in the log they stand. Rows should stay below 4 KiB, and may not exceed 64
+/// KiB.
 ///
-/// An error leaves it open whether the step happened: the owner stops, and looks at `applied` after the
-/// next open.
+/// An error leaves it open whether the step happened: the owner stops, and looks at `applied` after
+/// the next open.
 pub trait Tables: Send + Sync + 'static {
     /// The marker stored with the last batch; `None` while empty.
     fn applied(&self) -> io::Result<Option<Bytes>>;
@@ -46,7 +50,8 @@ pub trait Tables: Send + Sync + 'static {
     fn apply(&self, changes: &[Change], applied: Bytes) -> io::Result<()>;
     /// Makes everything applied so far durable. Blocking.
     fn flush(&self) -> io::Result<()>;
-    /// Removes everything, the marker too: the rows are about to be rebuilt. Durable when it returns.
+    /// Removes everything, the marker too: the rows are about to be rebuilt. Durable when it
+    /// returns.
     fn clear(&self) -> io::Result<()>;
 
     /// Whether `flush` waits for a disk, so that it needs a thread that may wait.

@@ -1,20 +1,19 @@
 //! Tables on sled, made to keep its word.
 //!
-//! Owns the folder `state`. As shipped, sled's `flush` is `sync_file_range` and some of its files are never
-//! synced, so that a power cut loses what it called flushed. Here every file and folder is synced after
-//! open, and after every flush `db` is synced through a descriptor of our own. Everything in the folder
-//! can be rebuilt from the metadata log, so a store that will not open, or whose rows do not add up, is
-//! moved aside and replaced by an empty one.
+//! Owns the folder `state`. As shipped, sled's `flush` is `sync_file_range` and some of its files
+//! are never synced, so that a power cut loses what it called flushed. Here every file and folder
+//! is synced after open, and after every flush `db` is synced through a descriptor of our own.
+//! Everything in the folder can be rebuilt from the metadata log, so a store that will not open, or
+//! whose rows do not add up, is moved aside and replaced by an empty one.
 //!
-//! sled keeps two trees here: `rows`, and `mark` with one row, written in the same transaction as the rows:
+//! sled keeps two trees here: `rows`, and `mark` with one row, written in the same transaction as
+//! the rows:
 //!
 //! ```text
 //! tree  key     value
 //! rows  any     any                                               mutable
-//! mark  "mark"  format u8 = 1 | row count u64 le | sum u64 le | the caller's marker    mutable
+//! mark  "mark"  see `mark.rs`                                     with every batch
 //! ```
-//!
-//! `sum` adds up a hash of every row, wrapping: rows that rotted away or came back are noticed at open.
 
 use std::fs::{self, File};
 use std::io;
@@ -25,21 +24,20 @@ use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transa
 use ::sled::{Config, Db, Mode, Tree};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 
+use super::folder::{files_of, parent, refuse_if_locked, set_aside};
+use super::mark::Mark;
 use super::{Change, Tables, check_rows};
 
-/// Damaged folders that are kept for a look; the oldest gives way.
-const DAMAGED_KEPT_MAX: u32 = 3;
 /// Rows are few and small; sled's default of 1 GiB would be a promise to use it.
 const CACHE_BYTES: u64 = 32 << 20;
 const MARK_KEY: &[u8] = b"mark";
-const MARK_FORMAT: u8 = 1;
 
 /// Tables in a folder on disk.
 pub struct SledTables {
     dir: PathBuf,
-    /// Ours, beside sled's: an fsync error is reported once per descriptor, and sled swallows its own.
+    /// Ours, beside sled's: an fsync error is reported once per descriptor, and sled swallows its
+    /// own.
     db_file: File,
     /// Taken out when the tables are dropped or can no longer be trusted.
     store: Mutex<Option<Store>>,
@@ -52,14 +50,6 @@ struct Store {
     mark: Tree,
 }
 
-/// What `mark` says of the rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Mark {
-    count: u64,
-    sum: u64,
-    applied: Bytes,
-}
-
 enum OpenError {
     /// The folder holds no usable store.
     Damaged(String),
@@ -69,8 +59,8 @@ enum OpenError {
 
 impl SledTables {
     /// Opens the store in `dir`, making it when there is none. One that is damaged is set aside as
-    /// `<dir>.damaged-N`, and the tables start empty. An error means that the folder is in use or the
-    /// disk refuses; nothing was lost.
+    /// `<dir>.damaged-N`, and the tables start empty. An error means that the folder is in use or
+    /// the disk refuses; nothing was lost.
     pub fn open_or_rebuild(dir: &Path) -> io::Result<SledTables> {
         let reason = match SledTables::open(dir) {
             Ok(tables) => return Ok(tables),
@@ -122,8 +112,8 @@ impl SledTables {
         self.store.lock().clone().ok_or_else(|| io::Error::other("the tables failed before"))
     }
 
-    /// Runs `work` on the store. After a failure the tables answer nothing more, and the folder is moved
-    /// aside: what a failed sync left in the page cache would look sound to the next open.
+    /// Runs `work` on the store. After a failure the tables answer nothing more, and the folder is
+    /// moved aside: what a failed sync left in the page cache would look sound to the next open.
     fn run<T>(&self, work: impl FnOnce(&Store) -> ::sled::Result<T>) -> io::Result<T> {
         let store = self.store()?;
         let done = guarded(|| work(&store)).map_err(|error| self.distrust(io_error(error)));
@@ -154,10 +144,9 @@ impl SledTables {
                 Err(error) => return Err(error),
             }
         }
-        for folder in [Some(self.dir.join("blobs")), Some(self.dir.clone()), parent(&self.dir)] {
-            if let Some(folder) = folder {
-                File::open(folder)?.sync_all()?;
-            }
+        let folders = [Some(self.dir.join("blobs")), Some(self.dir.clone()), parent(&self.dir)];
+        for folder in folders.into_iter().flatten() {
+            File::open(folder)?.sync_all()?;
         }
         Ok(())
     }
@@ -260,46 +249,6 @@ impl Store {
     }
 }
 
-impl Mark {
-    fn add(&mut self, key: &[u8], value: &[u8]) {
-        self.count = self.count.wrapping_add(1);
-        self.sum = self.sum.wrapping_add(row_hash(key, value));
-    }
-
-    fn remove(&mut self, key: &[u8], value: &[u8]) {
-        self.count = self.count.wrapping_sub(1);
-        self.sum = self.sum.wrapping_sub(row_hash(key, value));
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![MARK_FORMAT];
-        bytes.extend_from_slice(&self.count.to_le_bytes());
-        bytes.extend_from_slice(&self.sum.to_le_bytes());
-        bytes.extend_from_slice(&self.applied);
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Mark> {
-        let (&format, rest) = bytes.split_first()?;
-        let (count, rest) = rest.split_first_chunk()?;
-        let (sum, applied) = rest.split_first_chunk()?;
-        (format == MARK_FORMAT).then(|| Mark {
-            count: u64::from_le_bytes(*count),
-            sum: u64::from_le_bytes(*sum),
-            applied: Bytes::copy_from_slice(applied),
-        })
-    }
-}
-
-fn row_hash(key: &[u8], value: &[u8]) -> u64 {
-    let mut hash = Sha256::new();
-    hash.update((key.len() as u64).to_le_bytes());
-    hash.update(key);
-    hash.update(value);
-    let hash = hash.finalize();
-    hash.first_chunk().map_or(0, |head| u64::from_le_bytes(*head))
-}
-
 enum Failure {
     Store(::sled::Error),
     Panic,
@@ -347,65 +296,6 @@ fn classify(failure: Failure) -> OpenError {
         }
         failure => OpenError::Damaged(io_error(failure).to_string()),
     }
-}
-
-/// Two processes on one folder must not take each other's store for damaged.
-fn refuse_if_locked(db: &Path) -> io::Result<()> {
-    use rustix::fs::{FlockOperation, flock};
-    let file = match File::open(db) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::ResourceBusy,
-            format!("{} is in use by another process", db.display()),
-        )
-    })
-}
-
-/// Every file of sled's folder but `db`.
-fn files_of(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for folder in [dir.to_owned(), dir.join("blobs")] {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() && entry.file_name() != "db" {
-                files.push(entry.path());
-            }
-        }
-    }
-    Ok(files)
-}
-
-fn parent(dir: &Path) -> Option<PathBuf> {
-    dir.parent().map(|parent| {
-        if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() }
-    })
-}
-
-/// Moves `dir` to the next free `<dir>.damaged-N`; with all names taken, the one after the newest gives way.
-fn set_aside(dir: &Path) -> io::Result<PathBuf> {
-    let name = |n: u32| {
-        let mut name = dir.as_os_str().to_owned();
-        name.push(format!(".damaged-{n}"));
-        PathBuf::from(name)
-    };
-    let age = |n: u32| fs::metadata(name(n)).and_then(|meta| meta.modified());
-    let slot = match (1..=DAMAGED_KEPT_MAX).find(|&n| !name(n).exists()) {
-        Some(free) => free,
-        None => (1..=DAMAGED_KEPT_MAX).min_by_key(|&n| age(n).ok()).unwrap_or(1),
-    };
-    let aside = name(slot);
-    if aside.exists() {
-        fs::remove_dir_all(&aside)?;
-    }
-    fs::rename(dir, &aside)?;
-    if let Some(parent) = parent(dir) {
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(aside)
 }
 
 #[cfg(test)]

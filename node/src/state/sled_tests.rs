@@ -1,4 +1,5 @@
 use super::*;
+use crate::state::folder::DAMAGED_KEPT_MAX;
 
 fn tables(folder: &tempfile::TempDir) -> SledTables {
     SledTables::open_or_rebuild(&folder.path().join("state")).unwrap()

@@ -1,0 +1,216 @@
+//! Opens the groups that the view places here, and destroys those that it proves deleted.
+//!
+//! Invariant: see `plan`. A view may be old, so a group that the view does not know is left alone
+//! unless its id shows that the view is newer than the group.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tristream_proto::domain::{GroupId, NodeId, Shard};
+
+use super::retries::Retries;
+use crate::metadata::{self, StreamStatus, View};
+use crate::raft::Groups;
+use crate::shard::Shards;
+use crate::tasks::{Kind, Tasks};
+
+/// Groups opened or destroyed at once.
+const JOBS_AT_ONCE: usize = 8;
+/// Jobs after which the newest view is looked at again.
+const JOBS_PER_ROUND: usize = 64;
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(200);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Failures of one group in a row after which the node stops: about 8 minutes.
+const FAILURES_MAX: u32 = 20;
+
+/// What is to be done here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Shards whose group is placed here and not open.
+    pub(super) open: Vec<Shard>,
+    /// Groups that were deleted, by rising id.
+    pub(super) destroy: Vec<GroupId>,
+}
+
+/// Compares the view with the groups that are here: `open`, and those of which the log `logged`
+/// something.
+///
+/// A group goes when its stream is DELETING, or when no stream has it although its id was given out
+/// before this view: streams only lose groups by being deleted, and ids are never used again. An id
+/// from `next_group` on is news to this view and stays.
+pub(super) fn plan(
+    view: &View,
+    open: &BTreeSet<GroupId>,
+    logged: &BTreeSet<GroupId>,
+    me: NodeId,
+) -> Plan {
+    let mut plan = Plan::default();
+    let mut alive = BTreeSet::new();
+    for stream in view.streams.values().filter(|s| s.status != StreamStatus::Deleting) {
+        for shard in stream.map.shards() {
+            alive.insert(shard.group);
+            if shard.replicas.contains(&me) && !open.contains(&shard.group) {
+                plan.open.push(shard.clone());
+            }
+        }
+    }
+    let deleted =
+        |group: &GroupId| !group.is_meta() && group.0 < view.next_group && !alive.contains(group);
+    plan.destroy = open.union(logged).copied().filter(deleted).collect();
+    plan
+}
+
+/// Groups of which anything is left on this node.
+pub(super) type Present = watch::Receiver<Arc<BTreeSet<GroupId>>>;
+
+/// Starts reconciling; gives whether everything is open, and what is left here.
+pub(super) fn spawn(
+    me: NodeId,
+    metadata: metadata::Handle,
+    shards: Shards,
+    groups: Groups,
+    logged: Vec<GroupId>,
+    tasks: &Tasks,
+) -> (watch::Receiver<bool>, Present) {
+    let (all_open, all_open_watch) = watch::channel(false);
+    let (present, present_watch) = watch::channel(Arc::default());
+    let reconciler = Reconciler {
+        me,
+        metadata,
+        shards,
+        groups,
+        logged: logged.into_iter().collect(),
+        retries: Retries::new(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX),
+        all_open,
+        present,
+        tasks: tasks.clone(),
+    };
+    tasks.spawn(Kind::Reconciler, reconciler.run());
+    (all_open_watch, present_watch)
+}
+
+struct Reconciler {
+    me: NodeId,
+    metadata: metadata::Handle,
+    shards: Shards,
+    groups: Groups,
+    logged: BTreeSet<GroupId>,
+    retries: Retries<GroupId>,
+    all_open: watch::Sender<bool>,
+    present: watch::Sender<Arc<BTreeSet<GroupId>>>,
+    tasks: Tasks,
+}
+
+enum Job {
+    Open(Shard),
+    Destroy(GroupId),
+}
+
+impl Job {
+    fn group(&self) -> GroupId {
+        match self {
+            Job::Open(shard) => shard.group,
+            Job::Destroy(group) => *group,
+        }
+    }
+}
+
+impl Reconciler {
+    async fn run(mut self) {
+        let mut views = self.metadata.watch();
+        loop {
+            let view = views.borrow_and_update().clone();
+            let jobs = self.look(&view);
+            if !jobs.is_empty() {
+                self.work(jobs).await;
+                continue;
+            }
+            let retry = self.retries.next_due();
+            let wait = async {
+                match retry {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = wait => {}
+                changed = views.changed() => if changed.is_err() {
+                    return tracing::warn!("the metadata group is closed: groups stay as they are");
+                }
+            }
+        }
+    }
+
+    /// Compares, tells who watches, and gives what may be done now.
+    fn look(&mut self, view: &View) -> Vec<Job> {
+        let open: BTreeSet<GroupId> = self.shards.ids().into_iter().collect();
+        let plan = plan(view, &open, &self.logged, self.me);
+        let all_open = plan.open.is_empty();
+        self.all_open.send_if_modified(|was| std::mem::replace(was, all_open) != all_open);
+        let present: BTreeSet<GroupId> = open.union(&self.logged).copied().collect();
+        self.present.send_if_modified(|was| {
+            let modified = **was != present;
+            *was = Arc::new(present);
+            modified
+        });
+
+        let opens = plan.open.into_iter().map(Job::Open);
+        let mut jobs: Vec<Job> = plan.destroy.into_iter().map(Job::Destroy).chain(opens).collect();
+        let wanted: BTreeSet<GroupId> = jobs.iter().map(Job::group).collect();
+        self.retries.retain(|group| wanted.contains(&group));
+        let now = Instant::now();
+        jobs.retain(|job| self.retries.is_due(job.group(), now));
+        jobs.truncate(JOBS_PER_ROUND);
+        jobs
+    }
+
+    async fn work(&mut self, jobs: Vec<Job>) {
+        let (shards, groups) = (&self.shards, &self.groups);
+        let mut done = futures::stream::iter(jobs)
+            .map(|job| async move { (do_job(shards, groups, &job).await, job) })
+            .buffer_unordered(JOBS_AT_ONCE);
+        while let Some((result, job)) = done.next().await {
+            let group = job.group();
+            match (result, &job) {
+                (Ok(()), Job::Open(_)) => self.retries.succeeded(group),
+                (Ok(()), Job::Destroy(_)) => {
+                    self.retries.succeeded(group);
+                    self.logged.remove(&group);
+                }
+                (Err(error), _) => {
+                    let step = if matches!(job, Job::Open(_)) { "open" } else { "destroy" };
+                    let times = self.retries.failed(group, Instant::now());
+                    let reason = format!("cannot {step} group {group}: {error:#}");
+                    tracing::warn!(%group, times, reason, "tried again after a pause");
+                    if times >= FAILURES_MAX {
+                        self.tasks.failed(Kind::Reconciler, reason);
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn do_job(shards: &Shards, groups: &Groups, job: &Job) -> anyhow::Result<()> {
+    match job {
+        Job::Open(shard) => {
+            shards.open(shard).await?;
+            tracing::info!(group = %shard.group, shard = %shard.id, "group opened");
+        }
+        Job::Destroy(group) => {
+            if shards.get(*group).is_some() {
+                shards.destroy(*group).await?;
+            } else {
+                // Only in the log: its deletion was cut short by a crash, or happened while we were
+                // away.
+                groups.destroy(*group).await?;
+            }
+            tracing::info!(%group, "group destroyed: its stream was deleted");
+        }
+    }
+    Ok(())
+}
