@@ -50,10 +50,10 @@ impl Node {
         let tasks = Tasks::new();
         let metrics = Arc::new(Metrics::new());
         let portrait = SelfPortrait::new(identity);
-        let (rpc_parts, rpc_slots) = rpc::slots(portrait.clone());
+        let (services, slots) = rpc::services(portrait.clone(), &tasks);
         let (ready_tx, ready) = watch::channel(Err("the node is starting".to_owned()));
         let (api_tx, api) = watch::channel(None);
-        rpc::serve(peer_door, rpc_parts, &tasks);
+        rpc::serve(peer_door, services, &tasks);
         let door = http::Door {
             api,
             ready: ready.clone(),
@@ -71,7 +71,7 @@ impl Node {
             portrait,
             tasks: tasks.clone(),
             metrics,
-            rpc: rpc_slots,
+            rpc: slots,
             api: api_tx,
             ready: ready_tx,
             floors: floors.clone(),
