@@ -334,8 +334,7 @@ impl<T: Target> Owner<T> {
     }
 
     fn landed(&self, flight: Flight, id: EntryId, appended: Appended) {
-        let expected =
-            Appended { index: id.index, arrival: flight.arrival, count: flight.count };
+        let expected = Appended { index: id.index, arrival: flight.arrival, count: flight.count };
         assert_eq!(appended, expected, "a proposal was answered with another's outcome");
         let place = RecordPosition { index: appended.index, position: 0 };
         let first = SequenceNumber {

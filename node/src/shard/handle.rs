@@ -114,9 +114,9 @@ impl Handle {
     pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ReadError> {
         let group = &self.inner.group;
         let ask = async { group.read_barrier(deadline).await.map_err(ReadError::from) };
-        timeout(deadline, self.inner.barrier.join(ask))
-            .await
-            .unwrap_or_else(|_| Err(ReadError::Unavailable("no quorum answered in time".to_owned())))
+        timeout(deadline, self.inner.barrier.join(ask)).await.unwrap_or_else(|_| {
+            Err(ReadError::Unavailable("no quorum answered in time".to_owned()))
+        })
     }
 
     /// Waits until this replica has applied `index`; `false` when the deadline passed first.

@@ -99,8 +99,7 @@ impl Machine for ShardMachine {
         let has_applied = from.get_u8() == 1;
         let (term, node) = (from.get_u64_le(), NodeId(from.get_u64_le()));
         let id = EntryId { term, node, index: from.get_u64_le() };
-        *self =
-            ShardMachine { records, bytes, last_arrival, applied: has_applied.then_some(id) };
+        *self = ShardMachine { records, bytes, last_arrival, applied: has_applied.then_some(id) };
         Ok(())
     }
 }

@@ -95,7 +95,8 @@ impl<R> Queue<R> {
         let (mut bytes, mut count) = (0, 0);
         while let Some(first) = self.waiting.front() {
             let is_late = first.deadline <= now;
-            let fits = bytes < BATCH_BYTES_TARGET && count + first.records.len() <= BATCH_RECORDS_MAX;
+            let fits =
+                bytes < BATCH_BYTES_TARGET && count + first.records.len() <= BATCH_RECORDS_MAX;
             if !is_late && !fits {
                 break;
             }

@@ -21,10 +21,7 @@ struct State<T> {
 
 impl<T: Clone> Default for Rounds<T> {
     fn default() -> Self {
-        Rounds {
-            turn: Semaphore::new(1),
-            state: Mutex::new(State { begun: 0, last: None }),
-        }
+        Rounds { turn: Semaphore::new(1), state: Mutex::new(State { begun: 0, last: None }) }
     }
 }
 

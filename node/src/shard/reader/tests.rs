@@ -167,11 +167,11 @@ proptest! {
         let names = ["w", "x", "y", "z"];
         let script: Vec<Option<(u64, &[&str])>> =
             sizes.iter().map(|&n| (n > 0).then(|| (1, &names[..n]))).collect();
-        let log = log(&script);
+        let (log, shard) = (log(&script), shard());
         let applied = Some(script.len() as u64 - 1);
         let (mut from, mut seen) = (at(0, 0), vec![]);
         loop {
-            let page = page(&log, &shard(), applied, from, count_max, usize::MAX);
+            let page = page(&log, &shard, applied, from, count_max, usize::MAX);
             let page = futures::executor::block_on(page).expect("readable");
             prop_assert!(page.records.len() <= count_max);
             seen.extend(page.records.iter().map(|r| r.sequence_number.position()));
