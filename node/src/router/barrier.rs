@@ -17,7 +17,7 @@ use super::route::{Route, Search};
 use super::{Error, Router};
 use crate::shard::{ReadError, Rounds};
 
-type Round = Rounds<Result<u64, Error>>;
+type Round = Rounds<u64>;
 
 /// The rounds that somebody waits for, by group.
 #[derive(Default)]

@@ -89,6 +89,8 @@ impl Depth {
 
 type Answer = Result<Placed, AppendError>;
 type Reply = oneshot::Sender<Answer>;
+/// An entry and what Raft will say of it.
+type OnItsWay<T> = BoxFuture<'static, (Flight, Result<T, ProposeError>)>;
 
 /// The queue, between those who append and the owner task.
 struct Inbox {
@@ -251,9 +253,8 @@ struct Owner<T> {
     /// The shard's starting number: all others differ in counter and record second.
     first: SequenceNumber,
     stamps: Option<Stamps>,
-    proposing: Option<BoxFuture<'static, (Flight, Result<Proposal<Appended>, ProposeError>)>>,
-    flights:
-        FuturesUnordered<BoxFuture<'static, (Flight, Result<(EntryId, Appended), ProposeError>)>>,
+    proposing: Option<OnItsWay<Proposal<Appended>>>,
+    flights: FuturesUnordered<OnItsWay<(EntryId, Appended)>>,
 }
 
 impl<T: Target> Owner<T> {

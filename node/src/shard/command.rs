@@ -10,8 +10,9 @@ use tristream_proto::domain::limits::{
 use tristream_proto::domain::{Batch, Timestamp};
 
 const TAG_APPEND: u8 = 1;
-/// Tag and the batch's header: 1 + 13 bytes, within what limits grant.
-const _: () = assert!(1 + 13 <= BATCH_OVERHEAD_BYTES_MAX);
+/// The tag and a batch's header.
+const OVERHEAD_BYTES: usize = 1 + 13;
+const _: () = assert!(OVERHEAD_BYTES <= BATCH_OVERHEAD_BYTES_MAX);
 
 /// Bytes that are no command of this build: damage, or a newer version's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

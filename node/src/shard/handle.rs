@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
 use tristream_proto::domain::{ReadFrom, Record, RecordPosition, Shard};
 
 use super::appender::Appender;
@@ -31,7 +32,7 @@ struct Inner {
     appender: Appender,
     leader: watch::Receiver<Leadership>,
     applied: watch::Receiver<Option<u64>>,
-    barrier: Rounds<Result<u64, ReadError>>,
+    barrier: Rounds<u64>,
     metrics: Arc<Metrics>,
     /// Ends the appender's owner task.
     closing: CancellationToken,
@@ -91,6 +92,9 @@ impl Handle {
     ) -> Result<Page, ReadError> {
         let Inner { group, shard, metrics, .. } = &*self.inner;
         let applied = self.applied();
+        // Whoever asks: nobody gets more than one answer of the door may hold.
+        let (count_max, bytes_max) =
+            (count_max.min(GET_RECORDS_COUNT_MAX), bytes_max.min(GET_RECORDS_BYTES_MAX));
         let mut page = reader::page(group, shard, applied, from, count_max, bytes_max).await?;
         page.newest_arrival = group.inspect(ShardMachine::newest_arrival);
         let bytes = page.records.iter().map(|record| record.data.len()).sum();
