@@ -95,24 +95,6 @@ impl Error {
     }
 }
 
-/// What a router is made of.
-pub struct Parts {
-    /// The nodes.
-    pub roster: Arc<Roster>,
-    /// Channels to the other nodes.
-    pub peers: Peers,
-    /// This node's replica of the metadata.
-    pub metadata: metadata::Handle,
-    /// The shards open here.
-    pub shards: Shards,
-    /// All groups open here, for their status.
-    pub groups: Groups,
-    /// For the creation times of streams.
-    pub clock: Arc<dyn Clock>,
-    /// For the pauses between attempts.
-    pub entropy: Arc<dyn Entropy>,
-}
-
 /// The router of a node. Clones are handles.
 #[derive(Clone)]
 pub struct Router {
@@ -120,7 +102,7 @@ pub struct Router {
 }
 
 struct Inner {
-    roster: Arc<Roster>,
+    roster: Roster,
     forward: Forward,
     metadata: metadata::Handle,
     shards: Shards,
@@ -131,9 +113,17 @@ struct Inner {
 }
 
 impl Router {
-    /// A router over the floors below.
-    pub fn new(parts: Parts) -> Router {
-        let Parts { roster, peers, metadata, shards, groups, clock, entropy } = parts;
+    /// A router over this node's replicas (`metadata`, `shards`; `groups` is for their status) and the
+    /// other nodes (`peers`). `clock` dates new streams, `entropy` spreads the pauses between attempts.
+    pub fn new(
+        roster: Roster,
+        metadata: metadata::Handle,
+        shards: Shards,
+        groups: Groups,
+        peers: Peers,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Router {
         let (forward, barriers) = (Forward::new(peers), Barriers::default());
         let inner = Inner { roster, forward, metadata, shards, groups, clock, entropy, barriers };
         Router { inner: Arc::new(inner) }

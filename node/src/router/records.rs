@@ -68,13 +68,13 @@ impl Router {
         let Ok(confirmed) = self.barrier(shard.group, &shard.replicas, until).await else {
             return Ok((page, true));
         };
-        if confirmed < page.next.index {
-            return Ok((page, false));
-        }
-        if !page.records.is_empty() {
-            // A correct prefix, which turned out to end before the tip.
-            page.at_tip = false;
-            return Ok((page, false));
+        match judge(&page, confirmed) {
+            Verdict::Whole => return Ok((page, false)),
+            Verdict::Prefix => {
+                page.at_tip = false;
+                return Ok((page, false));
+            }
+            Verdict::Behind => {}
         }
         let left = until.saturating_duration_since(Instant::now());
         let has_caught_up = replica.wait_applied(confirmed, left).await;
@@ -140,6 +140,25 @@ impl Router {
     }
 }
 
+/// What a page that ends at this replica's tip is worth, once a quorum has confirmed an index.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing was acked after it.
+    Whole,
+    /// Correct, but more was committed elsewhere: it does not end at the shard's tip.
+    Prefix,
+    /// Empty, though there may be records: this replica must catch up first.
+    Behind,
+}
+
+fn judge(page: &Page, confirmed: u64) -> Verdict {
+    match (confirmed < page.next.index, page.records.is_empty()) {
+        (true, _) => Verdict::Whole,
+        (false, false) => Verdict::Prefix,
+        (false, true) => Verdict::Behind,
+    }
+}
+
 impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
         let text = error.to_string();
@@ -169,5 +188,54 @@ fn put_request(stream: &Stream, shard: &Shard, records: &[Record]) -> wire::PutR
         records: records.iter().map(wire::Record::from).collect(),
         // Set when it is sent.
         deadline_ms: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tristream_proto::domain::{PartitionKey, StoredRecord, Timestamp};
+
+    use super::*;
+
+    fn record(data_bytes: usize) -> Record {
+        Record {
+            partition_key: PartitionKey::new("k").expect("a legal key"),
+            explicit_hash_key: None,
+            data: Bytes::from(vec![0; data_bytes]),
+        }
+    }
+
+    #[test]
+    fn a_page_at_the_tip_is_whole_only_when_the_confirmed_index_is_in_it() {
+        let page = |records: usize, next: u64| Page {
+            records: vec![
+                StoredRecord {
+                    sequence_number: "49674026002850188218576229259473476449429298564223254594"
+                        .parse()
+                        .expect("an AWS sequence number"),
+                    arrival: Timestamp(1),
+                    partition_key: record(0).partition_key,
+                    data: Bytes::new(),
+                };
+                records
+            ],
+            next: RecordPosition { index: next, position: 0 },
+            at_tip: true,
+            newest_arrival: None,
+        };
+        assert_eq!(judge(&page(0, 8), 7), Verdict::Whole);
+        assert_eq!(judge(&page(2, 8), 7), Verdict::Whole);
+        assert_eq!(judge(&page(0, 8), 8), Verdict::Behind);
+        assert_eq!(judge(&page(2, 8), 8), Verdict::Prefix);
+        assert_eq!(judge(&page(0, 0), 0), Verdict::Behind);
+    }
+
+    #[test]
+    fn a_put_that_no_shard_would_take_is_not_sent_anywhere() {
+        assert_eq!(check_size(&[record(10)]), Ok(()));
+        for bad in [vec![], vec![record(PUT_RECORDS_BYTES_MAX)], vec![record(0); 10_001]] {
+            assert!(matches!(check_size(&bad), Err(Error::Invalid(_))));
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! What the nodes of one cluster ask of each other, apart from Raft.
 //!
 //! Served from the first moment, for a cluster is founded over it; what needs a founded cluster is refused
-//! as unavailable (no effect) until `serve` gives the router. Invariant: nothing is forwarded from here.
+//! as unavailable (no effect) until the router is there. Invariant: nothing is forwarded from here.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tristream_proto::domain::GroupId;
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
@@ -34,23 +34,20 @@ pub trait Founding: Send + Sync + 'static {
     async fn found(&self, request: wire::FoundRequest) -> Result<wire::FoundResponse, Status>;
 }
 
-/// The service. Clones share the router.
+/// The service.
 #[derive(Clone)]
 pub struct PeerService {
     founding: Arc<dyn Founding>,
-    router: Arc<OnceCell<Router>>,
+    router: watch::Receiver<Option<Router>>,
 }
 
 impl PeerService {
-    /// A service that only knows how to found a cluster.
-    pub fn new(founding: Arc<dyn Founding>) -> PeerService {
-        PeerService { founding, router: Arc::default() }
-    }
-
-    /// From now on everything is served. Has no effect when repeated.
-    pub fn serve(&self, router: Router) {
-        // The cell keeps the first.
-        let _ = self.router.set(router);
+    /// A service that only knows how to found a cluster until `router` holds one.
+    pub fn new(
+        founding: Arc<dyn Founding>,
+        router: watch::Receiver<Option<Router>>,
+    ) -> PeerService {
+        PeerService { founding, router }
     }
 
     /// The service as tonic wants it, with our message limits.
@@ -60,8 +57,8 @@ impl PeerService {
             .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX)
     }
 
-    fn router(&self) -> Result<&Router, wire::Refusal> {
-        self.router.get().ok_or_else(|| status::refusal(Kind::Unavailable, NOT_YET))
+    fn router(&self) -> Result<Router, wire::Refusal> {
+        self.router.borrow().clone().ok_or_else(|| status::refusal(Kind::Unavailable, NOT_YET))
     }
 
     async fn propose(
@@ -131,7 +128,7 @@ impl Peer for PeerService {
         &self,
         _: Request<wire::LedGroupsRequest>,
     ) -> Result<Response<wire::LedGroupsResponse>, Status> {
-        match self.router.get() {
+        match &*self.router.borrow() {
             Some(router) => Ok(Response::new(router.led_groups())),
             None => Err(Status::unavailable(NOT_YET)),
         }
@@ -157,7 +154,8 @@ mod tests {
 
     #[tokio::test]
     async fn before_the_cluster_is_founded_only_founding_is_answered() {
-        let service = PeerService::new(Arc::new(Empty));
+        let (_slot, router) = watch::channel(None);
+        let service = PeerService::new(Arc::new(Empty), router);
         let request = wire::ProbeRequest { az: "az-a".to_owned() };
         let answer = Peer::probe(&service, Request::new(request)).await.expect("answers");
         assert_eq!((answer.get_ref().az.as_str(), answer.get_ref().nonce.as_str()), ("az-a", "n"));
