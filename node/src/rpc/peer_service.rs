@@ -43,11 +43,8 @@ pub struct PeerService {
 
 impl PeerService {
     /// A service that only knows how to found a cluster until `router` holds one.
-    pub fn new(
-        founding: Arc<dyn Founding>,
-        router: watch::Receiver<Option<Router>>,
-    ) -> PeerService {
-        PeerService { founding, router }
+    pub fn new(founding: impl Founding, router: watch::Receiver<Option<Router>>) -> PeerService {
+        PeerService { founding: Arc::new(founding), router }
     }
 
     /// The service as tonic wants it, with our message limits.
@@ -155,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn before_the_cluster_is_founded_only_founding_is_answered() {
         let (_slot, router) = watch::channel(None);
-        let service = PeerService::new(Arc::new(Empty), router);
+        let service = PeerService::new(Empty, router);
         let request = wire::ProbeRequest { az: "az-a".to_owned() };
         let answer = Peer::probe(&service, Request::new(request)).await.expect("answers");
         assert_eq!((answer.get_ref().az.as_str(), answer.get_ref().nonce.as_str()), ("az-a", "n"));
