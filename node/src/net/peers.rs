@@ -1,7 +1,7 @@
 //! gRPC channels to the other nodes, made when first used and kept.
 //!
-//! Each peer has three connections, so that bulk never delays heartbeats and neither waits for requests.
-//! Must not know the services that run over them.
+//! Each peer has three connections, so that bulk never delays heartbeats and neither waits for
+//! requests. Must not know the services that run over them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -81,8 +81,8 @@ pub fn channel(net: &Arc<dyn Net>, address: &str, window_bytes: u32) -> anyhow::
     let connector = tower::service_fn(move |_| {
         let (net, address) = (net.clone(), address.clone());
         async move {
-            // Timed here and not by the endpoint, so that tonic reports it as the `ConnectError` that it
-            // is: callers must be able to tell that nothing was sent.
+            // Timed here and not by the endpoint, so that tonic reports it as the `ConnectError`
+            // that it is: callers must be able to tell that nothing was sent.
             let connected = timeout(CONNECT_TIMEOUT, net.connect(&address)).await;
             connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(TokioIo::new)
         }

@@ -1,7 +1,7 @@
 //! Attempts at a leader until one has an answer, the deadline passes, or an outcome is unknown.
 //!
-//! Invariant: another attempt is made only after a `Miss::Elsewhere`, which certainly had no effect.
-//! Must not know what is attempted.
+//! Invariant: another attempt is made only after a `Miss::Elsewhere`, which certainly had no
+//! effect. Must not know what is attempted.
 
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ impl Miss {
     }
 }
 
-/// Makes attempts along `search` until `until`. `leader` tells who leads as far as this node knows; an
-/// attempt gets what is left of the time.
+/// Makes attempts along `search` until `until`. `leader` tells who leads as far as this node knows;
+/// an attempt gets what is left of the time.
 pub(super) async fn at_leader<'a, T>(
     mut search: Search,
     leader: impl Fn() -> Option<NodeId>,
@@ -58,7 +58,8 @@ pub(super) async fn at_leader<'a, T>(
         }
         let route = search.next();
         if route == Route::NoLeader {
-            // Half of the pause is left to chance, so that requests that failed together come apart.
+            // Half of the pause is left to chance, so that requests that failed together come
+            // apart.
             let jitter = entropy.u64() % (pause.as_millis() as u64 / 2).max(1);
             sleep((pause / 2 + Duration::from_millis(jitter)).min(left)).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -184,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_deadline_ends_it_with_the_last_reason_and_no_effect() {
-        let (result, asked) = play(None, vec![], Duration::from_millis(60)).await;
+        let (result, asked) = play(None, vec![], Duration::from_millis(300)).await;
         let Err(Error::Unavailable(why)) = &result else { panic!("{result:?}") };
         assert_eq!(why, "still nobody");
         assert!(asked.len() >= 3, "{asked:?}");

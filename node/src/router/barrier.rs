@@ -1,7 +1,7 @@
 //! Read barriers: up to where a replica must have applied to show everything acked before now.
 //!
-//! Invariant: an index was confirmed by a quorum after the question came. Concurrent questions about one
-//! group share a round, here and again at the leader. Must not know what is read.
+//! Invariant: an index was confirmed by a quorum after the question came. Concurrent questions
+//! about one group share a round, here and again at the leader. Must not know what is read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Calls to other nodes: one hop, each with a deadline.
 //!
-//! Owns the border between "never sent" and "may have happened". Invariant: a call that could change
-//! something misses `Elsewhere` only when the request certainly reached no handler, or the handler said
-//! that nothing happened. Must not know who should be asked.
+//! Owns the border between "never sent" and "may have happened". Invariant: a call that could
+//! change something misses `Elsewhere` only when the request certainly reached no handler, or the
+//! handler said that nothing happened. Must not know who should be asked.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -75,7 +75,8 @@ impl Forward {
         }
     }
 
-    /// The barrier of a group at its leader. Changes nothing, so every failure may be tried elsewhere.
+    /// The barrier of a group at its leader. Changes nothing, so every failure may be tried
+    /// elsewhere.
     pub(super) async fn read_barrier(
         &self,
         node: NodeId,
@@ -159,9 +160,10 @@ async fn harmless<T>(
     }
 }
 
-/// Whether the request certainly reached no handler. Only two cases prove it: no connection could be
-/// opened to carry it, or the peer's gRPC router answered that it has no such method. Everything else (a
-/// reset, a lost connection, a timeout, a cancelled stream) may come after the handler began.
+/// Whether the request certainly reached no handler. Only two cases prove it: no connection could
+/// be opened to carry it, or the peer's gRPC router answered that it has no such method. Everything
+/// else (a reset, a lost connection, a timeout, a cancelled stream) may come after the handler
+/// began.
 fn never_handled(status: &Status) -> bool {
     let mut cause = status.source();
     if cause.is_none() {

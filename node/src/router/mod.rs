@@ -1,7 +1,8 @@
 //! Who owns this key, and how to get there: here, one hop away, or nowhere.
 //!
-//! Owns routing, forwarding (one hop, never again) and retries within a deadline. Invariant: a request whose
-//! outcome is unknown is never sent again. Must not know HTTP, JSON or gRPC services' business.
+//! Owns routing, forwarding (one hop, never again) and retries within a deadline. Invariant: a
+//! request whose outcome is unknown is never sent again. Must not know HTTP, JSON or gRPC services'
+//! business.
 
 mod attempt;
 mod barrier;
@@ -113,8 +114,9 @@ struct Inner {
 }
 
 impl Router {
-    /// A router over this node's replicas (`metadata`, `shards`; `groups` is for their status) and the
-    /// other nodes (`peers`). `clock` dates new streams, `entropy` spreads the pauses between attempts.
+    /// A router over this node's replicas (`metadata`, `shards`; `groups` is for their status) and
+    /// the other nodes (`peers`). `clock` dates new streams, `entropy` spreads the pauses between
+    /// attempts.
     pub fn new(
         roster: Roster,
         metadata: metadata::Handle,

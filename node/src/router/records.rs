@@ -20,8 +20,9 @@ const CONFIRM_TIME: Duration = Duration::from_millis(500);
 const OPEN_TIME: Duration = Duration::from_millis(500);
 
 impl Router {
-    /// Stores records that all belong to `shard`, in this order, all or none. Goes to the leader, here or
-    /// one hop away; while the error proves that nothing happened it tries again until the deadline.
+    /// Stores records that all belong to `shard`, in this order, all or none. Goes to the leader,
+    /// here or one hop away; while the error proves that nothing happened it tries again until the
+    /// deadline.
     pub async fn put(
         &self,
         stream: &Stream,
@@ -50,8 +51,8 @@ impl Router {
         at_leader(search, leader, until, &*self.inner.entropy, attempt).await
     }
 
-    /// Committed records from `from` on. An answer that ends at the tip is confirmed by a quorum; without
-    /// one it is what this replica knows, and the flag says that it may be stale.
+    /// Committed records from `from` on. An answer that ends at the tip is confirmed by a quorum;
+    /// without one it is what this replica knows, and the flag says that it may be stale.
     pub async fn read(
         &self,
         shard: &Shard,
@@ -82,7 +83,8 @@ impl Router {
         Ok((page, !has_caught_up))
     }
 
-    /// The position at which a read of `from` begins. `Latest` is confirmed by a quorum where there is one.
+    /// The position at which a read of `from` begins. `Latest` is confirmed by a quorum where there
+    /// is one.
     pub async fn seek(&self, shard: &Shard, from: ReadFrom) -> Result<RecordPosition, Error> {
         let until = Instant::now() + CONFIRM_TIME;
         match from {

@@ -1,7 +1,7 @@
 //! Which node to ask next for what only a group's leader can do.
 //!
-//! Pure. Invariant: within a round every replica is asked at most once, so that stale hints that point at
-//! each other cannot hold a request. Must not know what is asked, or time.
+//! Pure. Invariant: within a round every replica is asked at most once, so that stale hints that
+//! point at each other cannot hold a request. Must not know what is asked, or time.
 
 use tristream_proto::domain::NodeId;
 
@@ -64,8 +64,8 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// Plays a script like `begin 2 | 2? 3 | 3? -`: whom this node knows to lead, then who is asked and
-    /// whom it names; gives what was really asked.
+    /// Plays a script like `begin 2 | 2? 3 | 3? -`: whom this node knows to lead, then who is asked
+    /// and whom it names; gives what was really asked.
     fn play(me: u64, replicas: &[u64], script: &[(&str, u64)]) -> Vec<String> {
         let replicas: Vec<NodeId> = replicas.iter().copied().map(NodeId).collect();
         let mut search = Search::new(NodeId(me), &replicas);

@@ -113,8 +113,8 @@ fn after(index: Option<u64>) -> u64 {
     index.map_or(0, |index| index + 1)
 }
 
-/// This node's picture, with each group replaced by what its leader of the highest term says of it. A
-/// leader of an older term than this node knows of is a leader no more.
+/// This node's picture, with each group replaced by what its leader of the highest term says of it.
+/// A leader of an older term than this node knows of is a leader no more.
 fn merge(
     known: Vec<wire::GroupStatus>,
     told: impl Iterator<Item = wire::GroupStatus>,

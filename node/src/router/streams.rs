@@ -19,8 +19,8 @@ use crate::raft::ProposeError;
 const FRESH_TIME: Duration = Duration::from_millis(500);
 
 impl Router {
-    /// A view that has everything that was answered before this call; the local one when no quorum answers
-    /// in time.
+    /// A view that has everything that was answered before this call; the local one when no quorum
+    /// answers in time.
     pub async fn fresh_view(&self) -> Arc<View> {
         let until = Instant::now() + FRESH_TIME;
         let nodes = self.inner.roster.ids();
@@ -31,7 +31,8 @@ impl Router {
         self.view()
     }
 
-    /// The stream by name; when this node does not know it, it asks the metadata leader before it says no.
+    /// The stream by name; when this node does not know it, it asks the metadata leader before it
+    /// says no.
     pub async fn stream(&self, name: &StreamName) -> Option<Arc<Stream>> {
         if let Some(stream) = self.view().streams.get(name) {
             return Some(stream.clone());
@@ -106,7 +107,8 @@ impl Router {
     }
 }
 
-/// The nodes, beginning with another one for successive streams, so that their first leaders spread.
+/// The nodes, beginning with another one for successive streams, so that their first leaders
+/// spread.
 fn rotated(mut nodes: Vec<NodeId>, next_group: u64) -> Vec<NodeId> {
     if let Some(by) = next_group.checked_rem(nodes.len() as u64) {
         nodes.rotate_left(by as usize);

@@ -1,7 +1,8 @@
 //! What the nodes of one cluster ask of each other, apart from Raft.
 //!
-//! Served from the first moment, for a cluster is founded over it; what needs a founded cluster is refused
-//! as unavailable (no effect) until the router is there. Invariant: nothing is forwarded from here.
+//! Served from the first moment, for a cluster is founded over it; what needs a founded cluster is
+//! refused as unavailable (no effect) until the router is there. Invariant: nothing is forwarded
+//! from here.
 
 use std::sync::Arc;
 use std::time::Duration;

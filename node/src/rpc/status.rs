@@ -1,5 +1,5 @@
-//! Errors of the floors below as refusals on the wire. (What a router does about a refusal it receives is
-//! its own business: `router/forward.rs`.)
+//! Errors of the floors below as refusals on the wire. (What a router does about a refusal it
+//! receives is its own business: `router/forward.rs`.)
 //!
 //! Invariant: an error whose effect is unknown becomes `KIND_UNKNOWN` and nothing else does.
 

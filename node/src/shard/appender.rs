@@ -5,10 +5,10 @@
 //!     \___ withdraws its put at the deadline: no effect; cannot any more: unknown
 //! ```
 //!
-//! Invariant: an entry is proposed in the one term for which its stamp was chosen, after everything of
-//! earlier terms was applied here, so stamps never fall; entries are placed in the order in which they were
-//! gathered. A put is answered "no effect" only while it was never handed to Raft, or Raft says so.
-//! Must not know readers, streams, or what a record means.
+//! Invariant: an entry is proposed in the one term for which its stamp was chosen, after everything
+//! of earlier terms was applied here, so stamps never fall; entries are placed in the order in
+//! which they were gathered. A put is answered "no effect" only while it was never handed to Raft,
+//! or Raft says so. Must not know readers, streams, or what a record means.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -155,8 +155,8 @@ impl Appender {
         (appender, owner.run())
     }
 
-    /// Stores `records` in one entry. A caller that goes away takes a waiting put with it, but never one
-    /// that is on its way.
+    /// Stores `records` in one entry. A caller that goes away takes a waiting put with it, but
+    /// never one that is on its way.
     pub(super) async fn append(&self, records: Vec<Record>, deadline: Instant) -> Answer {
         let leader = self.leader.borrow().leader;
         if leader != Some(self.me) {
@@ -309,8 +309,8 @@ impl<T: Target> Owner<T> {
             answer(puts, &AppendError::NotLeader { leader });
             return;
         }
-        // Until the terms before are applied here, the last stamp is not known: puts wait, up to their
-        // deadlines.
+        // Until the terms before are applied here, the last stamp is not known: puts wait, up to
+        // their deadlines.
         let has_room = self.proposing.is_none() && self.flights.len() < FLIGHTS_MAX;
         if !leadership.ready_here || !has_room {
             return;

@@ -1,7 +1,8 @@
 //! What goes through a shard group's log: one tag byte, then the command's own format.
 //!
-//! An on-disk format: tags are only ever added (Seal, Inherit and Trim will be). Invariant: bytes with a
-//! tag that this build does not know are an error, never skipped. Must not know Raft or state.
+//! An on-disk format: tags are only ever added (Seal, Inherit and Trim will be). Invariant: bytes
+//! with a tag that this build does not know are an error, never skipped. Must not know Raft or
+//! state.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tristream_proto::domain::limits::{

@@ -57,8 +57,8 @@ impl Handle {
         &self.inner.shard
     }
 
-    /// Stores `records` in one entry, in this order. Answers when they are durable on a majority, or with
-    /// an error that says whether they may be. Leader only.
+    /// Stores `records` in one entry, in this order. Answers when they are durable on a majority,
+    /// or with an error that says whether they may be. Leader only.
     pub async fn append(
         &self,
         records: Vec<Record>,
@@ -82,8 +82,8 @@ impl Handle {
         result
     }
 
-    /// Committed records from `from` on, as far as this replica knows them: at most `count_max` records and
-    /// about `bytes_max` bytes (at least one record where there is one).
+    /// Committed records from `from` on, as far as this replica knows them: at most `count_max`
+    /// records and about `bytes_max` bytes (at least one record where there is one).
     pub async fn read(
         &self,
         from: RecordPosition,
@@ -113,8 +113,8 @@ impl Handle {
         }
     }
 
-    /// The log index that a linearizable read must have applied. Leader only; calls at the same time share
-    /// one round.
+    /// The log index that a linearizable read must have applied. Leader only; calls at the same
+    /// time share one round.
     pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ReadError> {
         let group = &self.inner.group;
         let ask = async { group.read_barrier(deadline).await.map_err(ReadError::from) };

@@ -1,6 +1,7 @@
 //! The shards open on this node, by group.
 //!
-//! Invariant: a group has at most one appender here. Must not know why a shard is opened or destroyed.
+//! Invariant: a group has at most one appender here. Must not know why a shard is opened or
+//! destroyed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

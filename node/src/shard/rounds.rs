@@ -1,8 +1,8 @@
 //! One question asked once for many who want to know at the same time.
 //!
-//! Invariant: an answer was asked for after the caller came: a round that was already under way is never
-//! joined, only the next one. Failures are not shared: who failed may have had less time. Must not know
-//! what is asked.
+//! Invariant: an answer was asked for after the caller came: a round that was already under way is
+//! never joined, only the next one. Failures are not shared: who failed may have had less time.
+//! Must not know what is asked.
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -27,8 +27,8 @@ impl<T: Clone> Default for Rounds<T> {
 }
 
 impl<T: Clone> Rounds<T> {
-    /// The answer of a round that began after this call; `ask` runs it when nobody else does. A caller
-    /// that is dropped while it asks leaves the question to the next.
+    /// The answer of a round that began after this call; `ask` runs it when nobody else does. A
+    /// caller that is dropped while it asks leaves the question to the next.
     pub async fn join<E>(&self, ask: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let known = self.state.lock().begun;
         let Ok(_turn) = self.turn.acquire().await else {

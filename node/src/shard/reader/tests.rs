@@ -76,8 +76,8 @@ async fn a_page_holds_all_there_is_and_ends_at_the_tip() {
 
 #[tokio::test]
 async fn a_page_stops_before_what_is_not_applied() {
-    // The log gives more than is known to be applied only when it grew meanwhile; the tip is judged by
-    // what was known.
+    // The log gives more than is known to be applied only when it grew meanwhile; the tip is judged
+    // by what was known.
     let log = Script { per_read: 1, ..sample() };
     let page = read(&log, 1, at(0, 0), 100).await;
     assert_eq!((keys(&page), page.next, page.at_tip), (vec!["a", "b"], at(2, 0), true));
