@@ -1,13 +1,15 @@
 //! gRPC channels to the other nodes, made when first used and kept.
 //!
-//! Each peer has three connections, so that bulk never delays heartbeats and neither waits for requests.
-//! Must not know the services that run over them.
+//! Each peer has three connections, so that bulk never delays heartbeats and neither waits for
+//! requests. Must not know the services that run over them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tristream_proto::domain::NodeId;
 
@@ -70,7 +72,6 @@ impl Peers {
 /// A lazy channel to `address` over `net`.
 pub fn channel(net: &Arc<dyn Net>, address: &str, window_bytes: u32) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(window_bytes)
         .initial_connection_window_size(window_bytes.saturating_mul(2))
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -79,7 +80,12 @@ pub fn channel(net: &Arc<dyn Net>, address: &str, window_bytes: u32) -> anyhow::
     let (net, address) = (net.clone(), address.to_owned());
     let connector = tower::service_fn(move |_| {
         let (net, address) = (net.clone(), address.clone());
-        async move { net.connect(&address).await.map(TokioIo::new) }
+        async move {
+            // Timed here and not by the endpoint, so that tonic reports it as the `ConnectError`
+            // that it is: callers must be able to tell that nothing was sent.
+            let connected = timeout(CONNECT_TIMEOUT, net.connect(&address)).await;
+            connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(TokioIo::new)
+        }
     });
     Ok(endpoint.connect_with_connector_lazy(connector))
 }

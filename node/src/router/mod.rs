@@ -1,20 +1,32 @@
 //! Who owns this key, and how to get there: here, one hop away, or nowhere.
 //!
-//! Owns routing, forwarding (one hop, never again) and retries within a deadline. Invariant: a request whose
-//! outcome is unknown is never sent again. Must not know HTTP, JSON or gRPC services' business.
+//! Owns routing, forwarding (one hop, never again) and retries within a deadline. Invariant: a
+//! request whose outcome is unknown is never sent again. Must not know HTTP, JSON or gRPC services'
+//! business.
+
+mod attempt;
+mod barrier;
+mod forward;
+mod records;
+mod route;
+mod status;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tristream_proto::domain::{
-    Effect, GroupId, NodeId, ReadFrom, Record, RecordPosition, Retry, Shard, StreamName,
-};
-use tristream_proto::wire;
+use tristream_proto::domain::{Effect, GroupId, NodeId, Retry, StreamName};
 
-use crate::metadata::{Stream, StreamMode, View};
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::metadata::{self, StreamMode, View};
+use crate::net::Peers;
+use crate::raft::Groups;
 use crate::roster::Roster;
-use crate::shard::{Page, Placed};
+use crate::shard::{self, Shards};
+
+use barrier::Barriers;
+use forward::Forward;
 
 /// What a new stream shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +44,7 @@ pub struct NewStream {
 }
 
 /// Why a request got no answer.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No such stream (or it is not the incarnation meant).
     #[error("stream {0} not found")]
@@ -87,85 +99,58 @@ impl Error {
 /// The router of a node. Clones are handles.
 #[derive(Clone)]
 pub struct Router {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    roster: Roster,
+    forward: Forward,
+    metadata: metadata::Handle,
+    shards: Shards,
+    groups: Groups,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    barriers: Barriers,
 }
 
 impl Router {
+    /// A router over this node's replicas (`metadata`, `shards`; `groups` is for their status) and
+    /// the other nodes (`peers`). `clock` dates new streams, `entropy` spreads the pauses between
+    /// attempts.
+    pub fn new(
+        roster: Roster,
+        metadata: metadata::Handle,
+        shards: Shards,
+        groups: Groups,
+        peers: Peers,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Router {
+        let (forward, barriers) = (Forward::new(peers), Barriers::default());
+        let inner = Inner { roster, forward, metadata, shards, groups, clock, entropy, barriers };
+        Router { inner: Arc::new(inner) }
+    }
+
     /// The nodes.
     pub fn roster(&self) -> &Roster {
-        unimplemented!()
+        &self.inner.roster
     }
 
     /// The newest view this node has, perhaps a little old.
     pub fn view(&self) -> Arc<View> {
-        unimplemented!()
-    }
-
-    /// A view that has everything that was answered before this call; the local one when no quorum answers
-    /// in time.
-    pub async fn fresh_view(&self) -> Arc<View> {
-        unimplemented!()
-    }
-
-    /// The stream by name; when this node does not know it, it asks the metadata leader before it says no.
-    pub async fn stream(&self, _name: &StreamName) -> Option<Arc<Stream>> {
-        unimplemented!()
-    }
-
-    /// Creates a stream (status CREATING) and waits until this node's view has it.
-    pub async fn create_stream(
-        &self,
-        _stream: NewStream,
-        _deadline: Duration,
-    ) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Begins to delete a stream and waits until this node's view says so.
-    pub async fn delete_stream(
-        &self,
-        _name: &StreamName,
-        _deadline: Duration,
-    ) -> Result<(), Error> {
-        unimplemented!()
-    }
-
-    /// Stores records that all belong to `shard`, in this order, all or none. Goes to the leader, here or
-    /// one hop away; while the error proves that nothing happened it tries again until the deadline.
-    pub async fn put(
-        &self,
-        _stream: &Stream,
-        _shard: &Shard,
-        _records: Vec<Record>,
-        _deadline: Duration,
-    ) -> Result<Placed, Error> {
-        unimplemented!()
-    }
-
-    /// Committed records from `from` on. An answer that ends at the tip is confirmed by a quorum; without
-    /// one it is what this replica knows, and the flag says that it may be stale.
-    pub async fn read(
-        &self,
-        _shard: &Shard,
-        _from: RecordPosition,
-        _count_max: usize,
-        _bytes_max: usize,
-    ) -> Result<(Page, bool), Error> {
-        unimplemented!()
-    }
-
-    /// The position at which a read of `from` begins. `Latest` is confirmed by a quorum where there is one.
-    pub async fn seek(&self, _shard: &Shard, _from: ReadFrom) -> Result<RecordPosition, Error> {
-        unimplemented!()
+        self.inner.metadata.view()
     }
 
     /// Who leads a group, as far as this node knows.
-    pub fn leader_of(&self, _group: GroupId) -> Option<NodeId> {
-        unimplemented!()
+    pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        if group.is_meta() {
+            return self.inner.metadata.watch_leader().borrow().leader;
+        }
+        self.local_shard(group).and_then(|shard| shard.leadership().leader)
     }
 
-    /// Nodes, groups, leaders and lag, gathered from every node that answers within a second.
-    pub async fn cluster_status(&self) -> wire::ClusterStatusResponse {
-        unimplemented!()
+    /// This node's replica of a shard, when it is open.
+    pub fn local_shard(&self, group: GroupId) -> Option<shard::Handle> {
+        self.inner.shards.get(group)
     }
 }

@@ -5,10 +5,10 @@
 //!     \___ withdraws its put at the deadline: no effect; cannot any more: unknown
 //! ```
 //!
-//! Invariant: an entry is proposed in the one term for which its stamp was chosen, after everything of
-//! earlier terms was applied here, so stamps never fall; entries are placed in the order in which they were
-//! gathered. A put is answered "no effect" only while it was never handed to Raft, or Raft says so.
-//! Must not know readers, streams, or what a record means.
+//! Invariant: an entry is proposed in the one term for which its stamp was chosen, after everything
+//! of earlier terms was applied here, so stamps never fall; entries are placed in the order in
+//! which they were gathered. A put is answered "no effect" only while it was never handed to Raft,
+//! or Raft says so. Must not know readers, streams, or what a record means.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -89,6 +89,8 @@ impl Depth {
 
 type Answer = Result<Placed, AppendError>;
 type Reply = oneshot::Sender<Answer>;
+/// An entry and what Raft will say of it.
+type OnItsWay<T> = BoxFuture<'static, (Flight, Result<T, ProposeError>)>;
 
 /// The queue, between those who append and the owner task.
 struct Inbox {
@@ -153,8 +155,8 @@ impl Appender {
         (appender, owner.run())
     }
 
-    /// Stores `records` in one entry. A caller that goes away takes a waiting put with it, but never one
-    /// that is on its way.
+    /// Stores `records` in one entry. A caller that goes away takes a waiting put with it, but
+    /// never one that is on its way.
     pub(super) async fn append(&self, records: Vec<Record>, deadline: Instant) -> Answer {
         let leader = self.leader.borrow().leader;
         if leader != Some(self.me) {
@@ -251,9 +253,8 @@ struct Owner<T> {
     /// The shard's starting number: all others differ in counter and record second.
     first: SequenceNumber,
     stamps: Option<Stamps>,
-    proposing: Option<BoxFuture<'static, (Flight, Result<Proposal<Appended>, ProposeError>)>>,
-    flights:
-        FuturesUnordered<BoxFuture<'static, (Flight, Result<(EntryId, Appended), ProposeError>)>>,
+    proposing: Option<OnItsWay<Proposal<Appended>>>,
+    flights: FuturesUnordered<OnItsWay<(EntryId, Appended)>>,
 }
 
 impl<T: Target> Owner<T> {
@@ -308,8 +309,8 @@ impl<T: Target> Owner<T> {
             answer(puts, &AppendError::NotLeader { leader });
             return;
         }
-        // Until the terms before are applied here, the last stamp is not known: puts wait, up to their
-        // deadlines.
+        // Until the terms before are applied here, the last stamp is not known: puts wait, up to
+        // their deadlines.
         let has_room = self.proposing.is_none() && self.flights.len() < FLIGHTS_MAX;
         if !leadership.ready_here || !has_room {
             return;
@@ -334,8 +335,7 @@ impl<T: Target> Owner<T> {
     }
 
     fn landed(&self, flight: Flight, id: EntryId, appended: Appended) {
-        let expected =
-            Appended { index: id.index, arrival: flight.arrival, count: flight.count };
+        let expected = Appended { index: id.index, arrival: flight.arrival, count: flight.count };
         assert_eq!(appended, expected, "a proposal was answered with another's outcome");
         let place = RecordPosition { index: appended.index, position: 0 };
         let first = SequenceNumber {

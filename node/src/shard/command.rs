@@ -1,7 +1,8 @@
 //! What goes through a shard group's log: one tag byte, then the command's own format.
 //!
-//! An on-disk format: tags are only ever added (Seal, Inherit and Trim will be). Invariant: bytes with a
-//! tag that this build does not know are an error, never skipped. Must not know Raft or state.
+//! An on-disk format: tags are only ever added (Seal, Inherit and Trim will be). Invariant: bytes
+//! with a tag that this build does not know are an error, never skipped. Must not know Raft or
+//! state.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tristream_proto::domain::limits::{
@@ -10,8 +11,9 @@ use tristream_proto::domain::limits::{
 use tristream_proto::domain::{Batch, Timestamp};
 
 const TAG_APPEND: u8 = 1;
-/// Tag and the batch's header: 1 + 13 bytes, within what limits grant.
-const _: () = assert!(1 + 13 <= BATCH_OVERHEAD_BYTES_MAX);
+/// The tag and a batch's header.
+const OVERHEAD_BYTES: usize = 1 + 13;
+const _: () = assert!(OVERHEAD_BYTES <= BATCH_OVERHEAD_BYTES_MAX);
 
 /// Bytes that are no command of this build: damage, or a newer version's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

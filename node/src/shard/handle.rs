@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
 use tristream_proto::domain::{ReadFrom, Record, RecordPosition, Shard};
 
 use super::appender::Appender;
@@ -31,7 +32,7 @@ struct Inner {
     appender: Appender,
     leader: watch::Receiver<Leadership>,
     applied: watch::Receiver<Option<u64>>,
-    barrier: Rounds<Result<u64, ReadError>>,
+    barrier: Rounds<u64>,
     metrics: Arc<Metrics>,
     /// Ends the appender's owner task.
     closing: CancellationToken,
@@ -56,8 +57,8 @@ impl Handle {
         &self.inner.shard
     }
 
-    /// Stores `records` in one entry, in this order. Answers when they are durable on a majority, or with
-    /// an error that says whether they may be. Leader only.
+    /// Stores `records` in one entry, in this order. Answers when they are durable on a majority,
+    /// or with an error that says whether they may be. Leader only.
     pub async fn append(
         &self,
         records: Vec<Record>,
@@ -81,8 +82,8 @@ impl Handle {
         result
     }
 
-    /// Committed records from `from` on, as far as this replica knows them: at most `count_max` records and
-    /// about `bytes_max` bytes (at least one record where there is one).
+    /// Committed records from `from` on, as far as this replica knows them: at most `count_max`
+    /// records and about `bytes_max` bytes (at least one record where there is one).
     pub async fn read(
         &self,
         from: RecordPosition,
@@ -91,6 +92,9 @@ impl Handle {
     ) -> Result<Page, ReadError> {
         let Inner { group, shard, metrics, .. } = &*self.inner;
         let applied = self.applied();
+        // Whoever asks: nobody gets more than one answer of the door may hold.
+        let (count_max, bytes_max) =
+            (count_max.min(GET_RECORDS_COUNT_MAX), bytes_max.min(GET_RECORDS_BYTES_MAX));
         let mut page = reader::page(group, shard, applied, from, count_max, bytes_max).await?;
         page.newest_arrival = group.inspect(ShardMachine::newest_arrival);
         let bytes = page.records.iter().map(|record| record.data.len()).sum();
@@ -109,14 +113,14 @@ impl Handle {
         }
     }
 
-    /// The log index that a linearizable read must have applied. Leader only; calls at the same time share
-    /// one round.
+    /// The log index that a linearizable read must have applied. Leader only; calls at the same
+    /// time share one round.
     pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ReadError> {
         let group = &self.inner.group;
         let ask = async { group.read_barrier(deadline).await.map_err(ReadError::from) };
-        timeout(deadline, self.inner.barrier.join(ask))
-            .await
-            .unwrap_or_else(|_| Err(ReadError::Unavailable("no quorum answered in time".to_owned())))
+        timeout(deadline, self.inner.barrier.join(ask)).await.unwrap_or_else(|_| {
+            Err(ReadError::Unavailable("no quorum answered in time".to_owned()))
+        })
     }
 
     /// Waits until this replica has applied `index`; `false` when the deadline passed first.

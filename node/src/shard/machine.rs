@@ -1,7 +1,7 @@
 //! The replicated state of a shard: counters only, for the records stay in the log.
 //!
-//! Invariant: indexes rise and arrivals never fall; the state is a function of the applied entries. Pure:
-//! no clock, no randomness, no I/O. Must not know who proposed, or who reads.
+//! Invariant: indexes rise and arrivals never fall; the state is a function of the applied entries.
+//! Pure: no clock, no randomness, no I/O. Must not know who proposed, or who reads.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tristream_proto::domain::{NodeId, Timestamp};
@@ -69,8 +69,8 @@ impl Machine for ShardMachine {
         self.step(at);
     }
 
-    /// `format u8 | records u64 | bytes u64 | last arrival u64 | has applied u8 | term, node, index u64`,
-    /// little endian.
+    /// `format u8 | records u64 | bytes u64 | last arrival u64 | has applied u8 | term, node, index
+    /// u64`, little endian.
     fn checkpoint(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(CHECKPOINT_BYTES);
         out.put_u8(CHECKPOINT_FORMAT);
@@ -99,8 +99,7 @@ impl Machine for ShardMachine {
         let has_applied = from.get_u8() == 1;
         let (term, node) = (from.get_u64_le(), NodeId(from.get_u64_le()));
         let id = EntryId { term, node, index: from.get_u64_le() };
-        *self =
-            ShardMachine { records, bytes, last_arrival, applied: has_applied.then_some(id) };
+        *self = ShardMachine { records, bytes, last_arrival, applied: has_applied.then_some(id) };
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Shard groups: each is one shard's log of record batches.
 //!
-//! Owns sequence numbers, arrival stamps, and what a reader may see. Invariant: within a shard, sequence
-//! numbers strictly rise and arrival times never fall; a read shows only committed records. Must not know
-//! streams' names, other shards, or how a request came in.
+//! Owns sequence numbers, arrival stamps, and what a reader may see. Invariant: within a shard,
+//! sequence numbers strictly rise and arrival times never fall; a read shows only committed
+//! records. Must not know streams' names, other shards, or how a request came in.
 
 mod appender;
 mod command;

@@ -1,7 +1,9 @@
-//! Puts that wait for their entry: which are let in, which go into the next entry, which have no effect.
+//! Puts that wait for their entry: which are let in, which go into the next entry, which have no
+//! effect.
 //!
-//! Pure: time is passed in. Invariant: a put leaves the queue once, whole, and in the order in which it
-//! came: into an entry, or with an answer that says it had no effect. Must not know Raft or replies.
+//! Pure: time is passed in. Invariant: a put leaves the queue once, whole, and in the order in
+//! which it came: into an entry, or with an answer that says it had no effect. Must not know Raft
+//! or replies.
 
 use std::collections::VecDeque;
 
@@ -88,14 +90,15 @@ impl<R> Queue<R> {
         Some(put)
     }
 
-    /// Takes the puts of the next entry: whole puts, until their bytes reach the target or the next put
-    /// would exceed the record count. What is past its deadline is given back instead.
+    /// Takes the puts of the next entry: whole puts, until their bytes reach the target or the next
+    /// put would exceed the record count. What is past its deadline is given back instead.
     pub(super) fn gather(&mut self, now: Instant) -> Gathered<R> {
         let mut gathered = Gathered { puts: vec![], expired: vec![] };
         let (mut bytes, mut count) = (0, 0);
         while let Some(first) = self.waiting.front() {
             let is_late = first.deadline <= now;
-            let fits = bytes < BATCH_BYTES_TARGET && count + first.records.len() <= BATCH_RECORDS_MAX;
+            let fits =
+                bytes < BATCH_BYTES_TARGET && count + first.records.len() <= BATCH_RECORDS_MAX;
             if !is_late && !fits {
                 break;
             }

@@ -1,7 +1,8 @@
-//! Reads of the applied prefix of a shard's log: pages of records, and the places where reads begin.
+//! Reads of the applied prefix of a shard's log: pages of records, and the places where reads
+//! begin.
 //!
-//! Invariant: a page shows only applied entries, in order, and its `next` follows exactly the last record
-//! shown. Positions come from outside and may be anything. Must not know who leads.
+//! Invariant: a page shows only applied entries, in order, and its `next` follows exactly the last
+//! record shown. Positions come from outside and may be anything. Must not know who leads.
 
 use std::io;
 
@@ -68,8 +69,8 @@ pub(super) async fn page(
 
 /// The first record stamped at or after `time`; where the next record will be when there is none.
 ///
-/// A binary search by entries, for arrivals never fall. Entries without records have no arrival: a probe
-/// that meets one goes on to the next that has.
+/// A binary search by entries, for arrivals never fall. Entries without records have no arrival: a
+/// probe that meets one goes on to the next that has.
 pub(super) async fn seek_time(
     log: &impl Entries,
     applied: Option<u64>,

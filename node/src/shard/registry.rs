@@ -1,6 +1,7 @@
 //! The shards open on this node, by group.
 //!
-//! Invariant: a group has at most one appender here. Must not know why a shard is opened or destroyed.
+//! Invariant: a group has at most one appender here. Must not know why a shard is opened or
+//! destroyed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,6 +59,12 @@ impl Shards {
     pub async fn open(&self, shard: &Shard) -> anyhow::Result<Handle> {
         let cell = self.inner.open.lock().entry(shard.group).or_default().clone();
         let handle = cell.get_or_try_init(|| self.open_group(shard)).await?.clone();
+        let is_kept =
+            self.inner.open.lock().get(&shard.group).is_some_and(|kept| Arc::ptr_eq(kept, &cell));
+        if !is_kept {
+            handle.close();
+            anyhow::bail!("group {} was destroyed while it was being opened", shard.group);
+        }
         self.inner.opened.send_modify(|count| *count += 1);
         Ok(handle)
     }

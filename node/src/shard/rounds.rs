@@ -1,7 +1,8 @@
 //! One question asked once for many who want to know at the same time.
 //!
-//! Invariant: an answer was asked for after the caller came: a round that was already under way is never
-//! joined, only the next one. Must not know what is asked.
+//! Invariant: an answer was asked for after the caller came: a round that was already under way is
+//! never joined, only the next one. Failures are not shared: who failed may have had less time.
+//! Must not know what is asked.
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -15,23 +16,20 @@ pub struct Rounds<T> {
 struct State<T> {
     /// Rounds begun so far.
     begun: u64,
-    /// The last round that ended, and its answer.
+    /// The last round that succeeded, and its answer.
     last: Option<(u64, T)>,
 }
 
 impl<T: Clone> Default for Rounds<T> {
     fn default() -> Self {
-        Rounds {
-            turn: Semaphore::new(1),
-            state: Mutex::new(State { begun: 0, last: None }),
-        }
+        Rounds { turn: Semaphore::new(1), state: Mutex::new(State { begun: 0, last: None }) }
     }
 }
 
 impl<T: Clone> Rounds<T> {
-    /// The answer of a round that began after this call; `ask` runs it when nobody else does. A caller
-    /// that is dropped while it asks leaves the question to the next.
-    pub async fn join(&self, ask: impl Future<Output = T>) -> T {
+    /// The answer of a round that began after this call; `ask` runs it when nobody else does. A
+    /// caller that is dropped while it asks leaves the question to the next.
+    pub async fn join<E>(&self, ask: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let known = self.state.lock().begun;
         let Ok(_turn) = self.turn.acquire().await else {
             unreachable!("the semaphore is never closed");
@@ -41,14 +39,14 @@ impl<T: Clone> Rounds<T> {
             if let Some((round, answer)) = &state.last
                 && *round > known
             {
-                return answer.clone();
+                return Ok(answer.clone());
             }
             state.begun += 1;
             state.begun
         };
-        let answer = ask.await;
+        let answer = ask.await?;
         self.state.lock().last = Some((round, answer.clone()));
-        answer
+        Ok(answer)
     }
 }
 
@@ -70,7 +68,7 @@ mod tests {
         let ask = || async {
             let round = asked.fetch_add(1, Ordering::SeqCst);
             go_on.notified().await;
-            round
+            Ok::<_, ()>(round)
         };
         let mut first = Box::pin(rounds.join(ask()));
         assert!((&mut first).now_or_never().is_none());
@@ -78,19 +76,38 @@ mod tests {
         assert!((&mut later).now_or_never().is_none());
         assert_eq!(asked.load(Ordering::SeqCst), 1, "the second round waits for the first");
         go_on.notify_one();
-        assert_eq!(first.await, 0);
+        assert_eq!(first.await, Ok(0));
         assert!((&mut later).now_or_never().is_none());
         go_on.notify_one();
-        assert_eq!(later.await, [1; 10]);
+        assert_eq!(later.await, [Ok(1); 10]);
         assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
     async fn a_caller_that_goes_away_blocks_nobody() {
         let rounds = Arc::new(Rounds::default());
-        let mut gone = Box::pin(rounds.join(std::future::pending::<u64>()));
+        let mut gone = Box::pin(rounds.join(std::future::pending::<Result<u64, ()>>()));
         assert!((&mut gone).now_or_never().is_none());
         drop(gone);
-        assert_eq!(rounds.join(async { 7 }).await, 7);
+        assert_eq!(rounds.join(async { Ok::<_, ()>(7) }).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_the_askers_own() {
+        let rounds = Rounds::default();
+        let go_on = Notify::new();
+        let mut slow = Box::pin(rounds.join(async {
+            go_on.notified().await;
+            Ok::<_, &str>(0)
+        }));
+        assert!((&mut slow).now_or_never().is_none());
+        let mut failing = Box::pin(rounds.join(async { Err("no time left") }));
+        let mut patient = Box::pin(rounds.join(async { Ok::<_, &str>(2) }));
+        assert!((&mut failing).now_or_never().is_none());
+        assert!((&mut patient).now_or_never().is_none());
+        go_on.notify_one();
+        assert_eq!(slow.await, Ok(0));
+        assert_eq!(failing.await, Err("no time left"));
+        assert_eq!(patient.await, Ok(2));
     }
 }

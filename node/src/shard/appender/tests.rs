@@ -237,7 +237,7 @@ async fn a_put_that_was_not_proposed_in_time_had_no_effect() {
 #[tokio::test]
 async fn a_put_without_an_outcome_in_time_is_unknown_and_may_still_land() {
     let bench = bench(leading(2, true));
-    let put = bench.put_within(&["k"], Duration::from_millis(50));
+    let put = bench.put_within(&["k"], Duration::from_millis(500));
     let proposed = bench.proposed().await;
     let answer = put.await.expect("no panic");
     assert!(matches!(answer, Err(AppendError::Unknown(_))), "{answer:?}");

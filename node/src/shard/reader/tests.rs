@@ -76,8 +76,8 @@ async fn a_page_holds_all_there_is_and_ends_at_the_tip() {
 
 #[tokio::test]
 async fn a_page_stops_before_what_is_not_applied() {
-    // The log gives more than is known to be applied only when it grew meanwhile; the tip is judged by
-    // what was known.
+    // The log gives more than is known to be applied only when it grew meanwhile; the tip is judged
+    // by what was known.
     let log = Script { per_read: 1, ..sample() };
     let page = read(&log, 1, at(0, 0), 100).await;
     assert_eq!((keys(&page), page.next, page.at_tip), (vec!["a", "b"], at(2, 0), true));
@@ -167,11 +167,11 @@ proptest! {
         let names = ["w", "x", "y", "z"];
         let script: Vec<Option<(u64, &[&str])>> =
             sizes.iter().map(|&n| (n > 0).then(|| (1, &names[..n]))).collect();
-        let log = log(&script);
+        let (log, shard) = (log(&script), shard());
         let applied = Some(script.len() as u64 - 1);
         let (mut from, mut seen) = (at(0, 0), vec![]);
         loop {
-            let page = page(&log, &shard(), applied, from, count_max, usize::MAX);
+            let page = page(&log, &shard, applied, from, count_max, usize::MAX);
             let page = futures::executor::block_on(page).expect("readable");
             prop_assert!(page.records.len() <= count_max);
             seen.extend(page.records.iter().map(|r| r.sequence_number.position()));

@@ -1,0 +1,206 @@
+//! Calls to other nodes: one hop, each with a deadline.
+//!
+//! Owns the border between "never sent" and "may have happened". Invariant: a call that could
+//! change something misses `Elsewhere` only when the request certainly reached no handler, or the
+//! handler said that nothing happened. Must not know who should be asked.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Code, ConnectError, Request, Response, Status};
+use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
+use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::wire;
+use tristream_proto::wire::peer_client::PeerClient;
+use tristream_proto::wire::refusal::Kind;
+use tristream_proto::wire::tristream_client::TristreamClient;
+
+use super::Error;
+use super::attempt::Miss;
+use crate::metadata::Outcome;
+use crate::net::Peers;
+use crate::shard::Placed;
+
+/// The leader's own deadline ends this much before ours, so that its exact answer ("no effect", or
+/// "unknown") is back before we must call it unknown.
+const ANSWER_SLACK: Duration = Duration::from_millis(50);
+
+/// Calls to the other nodes.
+#[derive(Clone)]
+pub(super) struct Forward {
+    peers: Peers,
+}
+
+impl Forward {
+    pub(super) fn new(peers: Peers) -> Forward {
+        Forward { peers }
+    }
+
+    /// A put at its shard's leader.
+    pub(super) async fn put(
+        &self,
+        node: NodeId,
+        mut put: wire::PutRequest,
+        left: Duration,
+    ) -> Result<Placed, Miss> {
+        let mut client = self.tristream(node)?;
+        let count = put.records.len() as u32;
+        put.deadline_ms = leaders_share_ms(left);
+        let answer = effective(client.put(bounded(put, left)), left).await?;
+        refused(answer.refusal)?;
+        match answer.first_sequence_number.parse() {
+            Ok(first) => Ok(Placed { first, count }),
+            Err(error) => Err(Miss::Final(Error::Unknown(format!("node {node}: {error}")))),
+        }
+    }
+
+    /// A metadata command (JSON) at the metadata leader: its index and outcome.
+    pub(super) async fn propose_metadata(
+        &self,
+        node: NodeId,
+        command: Bytes,
+        left: Duration,
+    ) -> Result<(u64, Outcome), Miss> {
+        let mut client = self.peer(node)?;
+        let deadline_ms = leaders_share_ms(left);
+        let request = wire::ProposeMetadataRequest { command, deadline_ms };
+        let answer = effective(client.propose_metadata(bounded(request, left)), left).await?;
+        refused(answer.refusal)?;
+        match serde_json::from_slice(&answer.outcome) {
+            Ok(outcome) => Ok((answer.index, outcome)),
+            Err(error) => Err(Miss::Final(Error::Unknown(format!("node {node}: {error}")))),
+        }
+    }
+
+    /// The barrier of a group at its leader. Changes nothing, so every failure may be tried
+    /// elsewhere.
+    pub(super) async fn read_barrier(
+        &self,
+        node: NodeId,
+        group: GroupId,
+        left: Duration,
+    ) -> Result<u64, Miss> {
+        let mut client = self.peer(node)?;
+        let request = wire::ReadBarrierRequest { group: group.0 };
+        let answer = harmless(client.read_barrier(bounded(request, left)), left).await?;
+        match answer.refusal {
+            None => Ok(answer.index),
+            Some(refusal) => {
+                Err(Miss::Elsewhere { leader: leader_in(&refusal), why: refusal.message })
+            }
+        }
+    }
+
+    /// The groups that a node leads.
+    pub(super) async fn led_groups(
+        &self,
+        node: NodeId,
+        left: Duration,
+    ) -> Result<wire::LedGroupsResponse, Miss> {
+        let mut client = self.peer(node)?;
+        let request = wire::LedGroupsRequest {};
+        harmless(client.led_groups(bounded(request, left)), left).await
+    }
+
+    fn tristream(&self, node: NodeId) -> Result<TristreamClient<Channel>, Miss> {
+        Ok(TristreamClient::new(self.channel(node)?)
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+    }
+
+    fn peer(&self, node: NodeId) -> Result<PeerClient<Channel>, Miss> {
+        Ok(PeerClient::new(self.channel(node)?)
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX))
+    }
+
+    fn channel(&self, node: NodeId) -> Result<Channel, Miss> {
+        let unknown = || Miss::elsewhere(format!("node {node} is not in the roster"));
+        self.peers.requests(node).ok_or_else(unknown)
+    }
+}
+
+fn bounded<T>(message: T, left: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(left);
+    request
+}
+
+fn leaders_share_ms(left: Duration) -> u32 {
+    let share = left - ANSWER_SLACK.min(left / 4);
+    // 0 would mean the leader's default.
+    u32::try_from(share.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+/// The answer of a call that may change something.
+async fn effective<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+    left: Duration,
+) -> Result<T, Miss> {
+    match timeout(left, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) if never_handled(&status) => Err(Miss::elsewhere(status.message())),
+        Ok(Err(status)) => Err(Miss::Final(Error::Unknown(status.message().to_owned()))),
+        Err(_) => Err(Miss::Final(Error::Unknown("no answer in time".to_owned()))),
+    }
+}
+
+/// The answer of a call that changes nothing.
+async fn harmless<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+    left: Duration,
+) -> Result<T, Miss> {
+    match timeout(left, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(Miss::elsewhere(status.message())),
+        Err(_) => Err(Miss::elsewhere("no answer in time")),
+    }
+}
+
+/// Whether the request certainly reached no handler. Only two cases prove it: no connection could
+/// be opened to carry it, or the peer's gRPC router answered that it has no such method. Everything
+/// else (a reset, a lost connection, a timeout, a cancelled stream) may come after the handler
+/// began.
+fn never_handled(status: &Status) -> bool {
+    let mut cause = status.source();
+    if cause.is_none() {
+        return status.code() == Code::Unimplemented;
+    }
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// What the router does about a peer's refusal.
+fn refused(refusal: Option<wire::Refusal>) -> Result<(), Miss> {
+    let Some(refusal) = refusal else { return Ok(()) };
+    let leader = leader_in(&refusal);
+    let why = refusal.message;
+    Err(match Kind::try_from(refusal.kind).unwrap_or_default() {
+        Kind::NotLeader => Miss::Elsewhere { leader, why },
+        // The peer's metadata are behind ours, or ours behind its: a matter of milliseconds.
+        Kind::StreamNotFound | Kind::StaleMap => Miss::elsewhere(why),
+        Kind::Unavailable => Miss::elsewhere(why),
+        Kind::Throttled => Miss::Final(Error::Throttled(why)),
+        Kind::Invalid => Miss::Final(Error::Invalid(why)),
+        // The last three are no answers to what is forwarded; what we do not understand we do not
+        // repeat.
+        Kind::Unknown | Kind::Unspecified | Kind::AlreadyExists | Kind::LimitExceeded => {
+            Miss::Final(Error::Unknown(why))
+        }
+    })
+}
+
+fn leader_in(refusal: &wire::Refusal) -> Option<NodeId> {
+    (refusal.leader != 0).then_some(NodeId(refusal.leader))
+}
+
+#[cfg(test)]
+mod tests;

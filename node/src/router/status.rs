@@ -1,0 +1,179 @@
+//! Nodes, groups, leaders and lag: this node's own picture, corrected by what every leader says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::wire;
+
+use super::Router;
+use crate::metadata::View;
+use crate::raft::Status;
+
+/// A node that does not answer within this time counts as not alive.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+impl Router {
+    /// Nodes, groups, leaders and lag, gathered from every node that answers within a second.
+    pub async fn cluster_status(&self) -> wire::ClusterStatusResponse {
+        let roster = &self.inner.roster;
+        let ask = roster.others().map(|member| async move {
+            let answer = self.inner.forward.led_groups(member.node, ANSWER_TIME).await;
+            (member.node, answer.ok())
+        });
+        let answers: BTreeMap<NodeId, wire::LedGroupsResponse> =
+            join_all(ask).await.into_iter().filter_map(|(node, a)| Some((node, a?))).collect();
+        let node = |member: &crate::roster::Member| {
+            let answer = answers.get(&member.node);
+            let is_me = member.node == roster.me;
+            wire::NodeStatus {
+                id: member.node.0,
+                az: member.az.clone(),
+                kinesis: member.kinesis.clone(),
+                peer: member.peer.clone(),
+                alive: is_me || answer.is_some(),
+                version: match answer {
+                    Some(answer) => answer.version.clone(),
+                    None if is_me => VERSION.to_owned(),
+                    None => String::new(),
+                },
+            }
+        };
+        let nodes = roster.members.iter().map(node).collect();
+        let told = answers.into_iter().flat_map(|(node, answer)| {
+            // Leaders speak for themselves only.
+            answer.groups.into_iter().filter(move |group| group.leader == node.0)
+        });
+        let groups = merge(self.known_groups(), told);
+        wire::ClusterStatusResponse { cluster: roster.cluster.clone(), nodes, groups }
+    }
+
+    /// What this node tells another that gathers: the groups it leads.
+    pub fn led_groups(&self) -> wire::LedGroupsResponse {
+        let me = self.inner.roster.me.0;
+        let groups = self.known_groups().into_iter().filter(|group| group.leader == me).collect();
+        wire::LedGroupsResponse { node: me, version: VERSION.to_owned(), groups }
+    }
+
+    /// Every group of the view, as this node sees it.
+    fn known_groups(&self) -> Vec<wire::GroupStatus> {
+        let outline = outline(&self.view(), &self.inner.roster.ids());
+        let groups = &self.inner.groups;
+        outline
+            .into_iter()
+            .map(|group| match groups.status(GroupId(group.group)) {
+                Some(status) => with_status(group, &status),
+                None => group,
+            })
+            .collect()
+    }
+}
+
+/// The groups that must exist, without leaders: the metadata group and every shard.
+fn outline(view: &View, nodes: &[NodeId]) -> Vec<wire::GroupStatus> {
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+    let mut groups =
+        vec![wire::GroupStatus { group: 0, members: ids(nodes), ..Default::default() }];
+    for stream in view.streams.values() {
+        groups.extend(stream.map.shards().iter().map(|shard| wire::GroupStatus {
+            group: shard.group.0,
+            stream: stream.name.to_string(),
+            shard_index: shard.id.index(),
+            members: ids(&shard.replicas),
+            ..Default::default()
+        }));
+    }
+    groups.sort_by_key(|group| group.group);
+    groups
+}
+
+fn with_status(group: wire::GroupStatus, status: &Status) -> wire::GroupStatus {
+    let replicas = status.matched.iter().map(|&(node, matched)| wire::ReplicaStatus {
+        node: node.0,
+        matched: matched.unwrap_or(0),
+        lag: after(status.last_index).saturating_sub(after(matched)),
+    });
+    wire::GroupStatus {
+        leader: status.leader.map_or(0, |leader| leader.0),
+        term: status.term,
+        members: match status.members.is_empty() {
+            true => group.members,
+            false => status.members.iter().map(|node| node.0).collect(),
+        },
+        committed: status.committed.unwrap_or(0),
+        replicas: replicas.collect(),
+        ..group
+    }
+}
+
+/// How many entries there are up to an index.
+fn after(index: Option<u64>) -> u64 {
+    index.map_or(0, |index| index + 1)
+}
+
+/// This node's picture, with each group replaced by what its leader of the highest term says of it.
+/// A leader of an older term than this node knows of is a leader no more.
+fn merge(
+    known: Vec<wire::GroupStatus>,
+    told: impl Iterator<Item = wire::GroupStatus>,
+) -> Vec<wire::GroupStatus> {
+    let mut groups: BTreeMap<u64, wire::GroupStatus> =
+        known.into_iter().map(|group| (group.group, group)).collect();
+    for told in told {
+        match groups.get_mut(&told.group) {
+            Some(known) if known.term > told.term => {}
+            Some(known) => *known = told,
+            // Of a stream that this node has not heard of yet, or that is gone.
+            None => {
+                groups.insert(told.group, told);
+            }
+        }
+    }
+    groups.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(group: u64, term: u64, leader: u64, committed: u64) -> wire::GroupStatus {
+        wire::GroupStatus { group, term, leader, committed, ..Default::default() }
+    }
+
+    #[test]
+    fn the_leader_of_the_highest_term_is_believed() {
+        let known = vec![group(0, 5, 1, 50), group(1, 3, 2, 10), group(2, 7, 0, 10)];
+        let told =
+            vec![group(1, 3, 2, 12), group(2, 6, 3, 99), group(1, 2, 3, 99), group(9, 1, 3, 1)];
+        let merged = merge(known, told.into_iter());
+        let expected =
+            [group(0, 5, 1, 50), group(1, 3, 2, 12), group(2, 7, 0, 10), group(9, 1, 3, 1)];
+        assert_eq!(merged, expected);
+    }
+
+    #[test]
+    fn lag_counts_the_entries_that_a_replica_lacks() {
+        let status = Status {
+            leader: Some(NodeId(1)),
+            term: 4,
+            members: [1, 2, 3].map(NodeId).to_vec(),
+            last_index: Some(9),
+            committed: Some(8),
+            matched: vec![(NodeId(1), Some(9)), (NodeId(2), Some(7)), (NodeId(3), None)],
+            ..Status::default()
+        };
+        let seen = with_status(group(3, 0, 0, 0), &status);
+        let lags: Vec<u64> = seen.replicas.iter().map(|replica| replica.lag).collect();
+        assert_eq!(lags, [0, 2, 10]);
+        assert_eq!((seen.leader, seen.term, seen.committed), (1, 4, 8));
+        assert_eq!(seen.members, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_group_that_is_not_initialised_keeps_its_planned_members() {
+        let planned = wire::GroupStatus { members: vec![1, 2, 3], ..group(3, 0, 0, 0) };
+        assert_eq!(with_status(planned, &Status::default()).members, [1, 2, 3]);
+    }
+}

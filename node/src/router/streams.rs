@@ -1,0 +1,141 @@
+//! Streams: finding them, creating and deleting them at the metadata leader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+use tristream_proto::domain::{GroupId, NodeId, StreamName};
+
+use super::attempt::{Miss, at_leader};
+use super::route::{Route, Search};
+use super::{Error, NewStream, Router};
+use crate::metadata::{Command, Outcome, Stream, View};
+use crate::raft::ProposeError;
+
+/// How long a fresh view may take before the local one has to do.
+const FRESH_TIME: Duration = Duration::from_millis(500);
+
+impl Router {
+    /// A view that has everything that was answered before this call; the local one when no quorum
+    /// answers in time.
+    pub async fn fresh_view(&self) -> Arc<View> {
+        let until = Instant::now() + FRESH_TIME;
+        let nodes = self.inner.roster.ids();
+        if let Ok(index) = self.barrier(GroupId::META, &nodes, until).await {
+            let left = until.saturating_duration_since(Instant::now());
+            self.inner.metadata.wait_applied(index, left).await;
+        }
+        self.view()
+    }
+
+    /// The stream by name; when this node does not know it, it asks the metadata leader before it
+    /// says no.
+    pub async fn stream(&self, name: &StreamName) -> Option<Arc<Stream>> {
+        if let Some(stream) = self.view().streams.get(name) {
+            return Some(stream.clone());
+        }
+        self.fresh_view().await.streams.get(name).cloned()
+    }
+
+    /// Creates a stream (status CREATING) and waits until this node's view has it.
+    pub async fn create_stream(&self, stream: NewStream, deadline: Duration) -> Result<(), Error> {
+        let NewStream { name, shard_count, mode, record_bytes_max, tags } = stream;
+        let command = Command::CreateStream {
+            name: name.clone(),
+            shard_count,
+            mode,
+            now: self.inner.clock.now(),
+            record_bytes_max,
+            tags: BTreeMap::from_iter(tags),
+            nodes: rotated(self.inner.roster.ids(), self.view().next_group),
+        };
+        self.change(command, name, deadline).await
+    }
+
+    /// Begins to delete a stream and waits until this node's view says so.
+    pub async fn delete_stream(&self, name: &StreamName, deadline: Duration) -> Result<(), Error> {
+        let command = Command::DeleteStream { name: name.clone() };
+        self.change(command, name.clone(), deadline).await
+    }
+
+    /// Proposes a metadata command here. Only the leader succeeds.
+    pub async fn propose_here(
+        &self,
+        command: &Command,
+        deadline: Duration,
+    ) -> Result<(u64, Outcome), ProposeError> {
+        self.inner.metadata.propose(command, deadline).await
+    }
+
+    /// Carries a command out at the metadata leader, and waits for it here.
+    async fn change(
+        &self,
+        command: Command,
+        name: StreamName,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let until = Instant::now() + deadline;
+        let (index, outcome) = self.propose(&command, until).await?;
+        judge(outcome, name)?;
+        // It happened, whether this node sees it in time or not.
+        let left = until.saturating_duration_since(Instant::now());
+        self.inner.metadata.wait_applied(index, left).await;
+        Ok(())
+    }
+
+    async fn propose(&self, command: &Command, until: Instant) -> Result<(u64, Outcome), Error> {
+        let json = serde_json::to_vec(command).map_err(|e| Error::Invalid(e.to_string()))?;
+        let json = Bytes::from(json);
+        let search = Search::new(self.inner.roster.me, &self.inner.roster.ids());
+        let leader = || self.leader_of(GroupId::META);
+        let attempt = |route, left| -> BoxFuture<'_, Result<(u64, Outcome), Miss>> {
+            let json = json.clone();
+            Box::pin(async move {
+                match route {
+                    Route::Here => Ok(self.propose_here(command, left).await?),
+                    Route::There(node) => {
+                        self.inner.forward.propose_metadata(node, json, left).await
+                    }
+                    Route::NoLeader => Err(Miss::elsewhere("nobody leads the metadata")),
+                }
+            })
+        };
+        at_leader(search, leader, until, &*self.inner.entropy, attempt).await
+    }
+}
+
+/// The nodes, beginning with another one for successive streams, so that their first leaders
+/// spread.
+fn rotated(mut nodes: Vec<NodeId>, next_group: u64) -> Vec<NodeId> {
+    if let Some(by) = next_group.checked_rem(nodes.len() as u64) {
+        nodes.rotate_left(by as usize);
+    }
+    nodes
+}
+
+fn judge(outcome: Outcome, name: StreamName) -> Result<(), Error> {
+    match outcome {
+        Outcome::Done => Ok(()),
+        Outcome::NotFound => Err(Error::StreamNotFound(name)),
+        Outcome::AlreadyExists => Err(Error::AlreadyExists(name)),
+        Outcome::ShardLimit { open, limit } => Err(Error::ShardLimit { open, limit }),
+        Outcome::Invalid { reason } => Err(Error::Invalid(reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaders_of_successive_one_shard_streams_spread_over_all_nodes() {
+        let nodes = || [4, 5, 6].map(NodeId).to_vec();
+        let firsts: Vec<u64> = (1..=6).map(|group| rotated(nodes(), group)[0].0).collect();
+        assert_eq!(firsts, [5, 6, 4, 5, 6, 4]);
+        assert_eq!(rotated(nodes(), 2), [6, 4, 5].map(NodeId));
+        assert_eq!(rotated(vec![], 2), []);
+    }
+}

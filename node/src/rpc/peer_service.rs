@@ -1,0 +1,170 @@
+//! What the nodes of one cluster ask of each other, apart from Raft.
+//!
+//! Served from the first moment, for a cluster is founded over it; what needs a founded cluster is
+//! refused as unavailable (no effect) until the router is there. Invariant: nothing is forwarded
+//! from here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use tristream_proto::domain::GroupId;
+use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
+use tristream_proto::wire;
+use tristream_proto::wire::peer_server::{Peer, PeerServer};
+use tristream_proto::wire::refusal::Kind;
+
+use super::status;
+use crate::router::Router;
+
+/// How long a leader asks its quorum for a peer's barrier.
+const BARRIER_TIME: Duration = Duration::from_millis(500);
+/// Time for a command whose proposer names none.
+const PROPOSE_TIME: Duration = Duration::from_secs(5);
+/// A proposer cannot make this node wait longer.
+const PROPOSE_TIME_MAX: Duration = Duration::from_secs(60);
+const NOT_YET: &str = "this node does not serve yet";
+
+/// How a cluster comes to be: the answers of a node that may not have a cluster yet.
+#[tonic::async_trait]
+pub trait Founding: Send + Sync + 'static {
+    /// Who are you?
+    async fn probe(&self, request: wire::ProbeRequest) -> Result<wire::ProbeResponse, Status>;
+    /// Join the cluster that is being founded.
+    async fn found(&self, request: wire::FoundRequest) -> Result<wire::FoundResponse, Status>;
+}
+
+/// The service.
+#[derive(Clone)]
+pub struct PeerService {
+    founding: Arc<dyn Founding>,
+    router: watch::Receiver<Option<Router>>,
+}
+
+impl PeerService {
+    /// A service that only knows how to found a cluster until `router` holds one.
+    pub fn new(founding: impl Founding, router: watch::Receiver<Option<Router>>) -> PeerService {
+        PeerService { founding: Arc::new(founding), router }
+    }
+
+    /// The service as tonic wants it, with our message limits.
+    pub fn into_server(self) -> PeerServer<PeerService> {
+        PeerServer::new(self)
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+    }
+
+    fn router(&self) -> Result<Router, wire::Refusal> {
+        self.router.borrow().clone().ok_or_else(|| status::refusal(Kind::Unavailable, NOT_YET))
+    }
+
+    async fn propose(
+        &self,
+        request: wire::ProposeMetadataRequest,
+    ) -> Result<wire::ProposeMetadataResponse, wire::Refusal> {
+        let router = self.router()?;
+        let invalid = |e: serde_json::Error| status::refusal(Kind::Invalid, e.to_string());
+        let command = serde_json::from_slice(&request.command).map_err(invalid)?;
+        let deadline = match request.deadline_ms {
+            0 => PROPOSE_TIME,
+            ms => Duration::from_millis(ms.into()).min(PROPOSE_TIME_MAX),
+        };
+        let proposed = router.propose_here(&command, deadline).await;
+        let (index, outcome) = proposed.map_err(|e| status::of_propose(&e))?;
+        // It happened, so whatever goes wrong from here is an unknown outcome for who asked.
+        let unknown = |e: serde_json::Error| status::refusal(Kind::Unknown, e.to_string());
+        let outcome = serde_json::to_vec(&outcome).map_err(unknown)?.into();
+        Ok(wire::ProposeMetadataResponse { outcome, index, refusal: None })
+    }
+
+    async fn barrier(&self, group: GroupId) -> Result<u64, wire::Refusal> {
+        let barrier = self.router()?.local_barrier(group, BARRIER_TIME).await;
+        barrier.map_err(|e| status::of_read(&e))
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn probe(
+        &self,
+        request: Request<wire::ProbeRequest>,
+    ) -> Result<Response<wire::ProbeResponse>, Status> {
+        self.founding.probe(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn found(
+        &self,
+        request: Request<wire::FoundRequest>,
+    ) -> Result<Response<wire::FoundResponse>, Status> {
+        self.founding.found(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn propose_metadata(
+        &self,
+        request: Request<wire::ProposeMetadataRequest>,
+    ) -> Result<Response<wire::ProposeMetadataResponse>, Status> {
+        let answer = self.propose(request.into_inner()).await.unwrap_or_else(|refusal| {
+            wire::ProposeMetadataResponse { refusal: Some(refusal), ..Default::default() }
+        });
+        Ok(Response::new(answer))
+    }
+
+    async fn read_barrier(
+        &self,
+        request: Request<wire::ReadBarrierRequest>,
+    ) -> Result<Response<wire::ReadBarrierResponse>, Status> {
+        let group = GroupId(request.into_inner().group);
+        let answer = match self.barrier(group).await {
+            Ok(index) => wire::ReadBarrierResponse { index, refusal: None },
+            Err(refusal) => wire::ReadBarrierResponse { index: 0, refusal: Some(refusal) },
+        };
+        Ok(Response::new(answer))
+    }
+
+    async fn led_groups(
+        &self,
+        _: Request<wire::LedGroupsRequest>,
+    ) -> Result<Response<wire::LedGroupsResponse>, Status> {
+        match &*self.router.borrow() {
+            Some(router) => Ok(Response::new(router.led_groups())),
+            None => Err(Status::unavailable(NOT_YET)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Empty;
+
+    #[tonic::async_trait]
+    impl Founding for Empty {
+        async fn probe(&self, request: wire::ProbeRequest) -> Result<wire::ProbeResponse, Status> {
+            Ok(wire::ProbeResponse { az: request.az, nonce: "n".to_owned(), ..Default::default() })
+        }
+
+        async fn found(&self, _: wire::FoundRequest) -> Result<wire::FoundResponse, Status> {
+            Ok(wire::FoundResponse { accepted: false, reason: "no".to_owned() })
+        }
+    }
+
+    #[tokio::test]
+    async fn before_the_cluster_is_founded_only_founding_is_answered() {
+        let (_slot, router) = watch::channel(None);
+        let service = PeerService::new(Empty, router);
+        let request = wire::ProbeRequest { az: "az-a".to_owned() };
+        let answer = Peer::probe(&service, Request::new(request)).await.expect("answers");
+        assert_eq!((answer.get_ref().az.as_str(), answer.get_ref().nonce.as_str()), ("az-a", "n"));
+        let request = Request::new(wire::ProposeMetadataRequest::default());
+        let answer = service.propose_metadata(request).await.expect("answers").into_inner();
+        let kind = answer.refusal.map(|refusal| refusal.kind());
+        assert_eq!(kind, Some(Kind::Unavailable), "certainly without effect");
+        let request = Request::new(wire::ReadBarrierRequest { group: 1 });
+        let answer = service.read_barrier(request).await.expect("answers").into_inner();
+        assert_eq!(answer.refusal.map(|refusal| refusal.kind()), Some(Kind::Unavailable));
+        let refused = service.led_groups(Request::new(wire::LedGroupsRequest {})).await;
+        assert_eq!(refused.map_err(|status| status.code()).err(), Some(tonic::Code::Unavailable));
+    }
+}
