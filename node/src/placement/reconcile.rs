@@ -98,6 +98,7 @@ struct Reconciler {
     metadata: metadata::Handle,
     shards: Shards,
     groups: Groups,
+    /// Groups that the log had at the start and that were not destroyed since.
     logged: BTreeSet<GroupId>,
     retries: Retries<GroupId>,
     all_open: watch::Sender<bool>,

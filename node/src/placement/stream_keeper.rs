@@ -81,7 +81,12 @@ async fn keep(
     view: &View,
 ) -> bool {
     let left = present.borrow().clone();
-    let has_leader = |group| groups.status(group).is_some_and(|status| status.leader.is_some());
+    // The first entry names the members and any replica may write it; one behind it that is committed
+    // was made by a leader that a majority follows.
+    let has_leader = |group| {
+        let status = groups.status(group);
+        status.is_some_and(|s| s.leader.is_some() && s.committed.is_some_and(|index| index > 0))
+    };
     let is_present = |group| left.contains(&group) || groups.status(group).is_some();
     for command in steps(view, has_leader, is_present) {
         match metadata.propose(&command, PROPOSE_DEADLINE).await {

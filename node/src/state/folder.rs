@@ -3,11 +3,17 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Damaged folders that are kept for a look; the oldest gives way.
 pub(super) const DAMAGED_KEPT_MAX: u32 = 3;
 
-/// Two processes on one folder must not take each other's store for damaged.
+/// How long a lock may outlive its holder: the store closes its files in the background.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Refuses a store that somebody uses: two processes on one folder must not take each other's store
+/// for damaged. Blocks for up to a second.
 pub(super) fn refuse_if_locked(db: &Path) -> io::Result<()> {
     use rustix::fs::{FlockOperation, flock};
     let file = match File::open(db) {
@@ -15,15 +21,22 @@ pub(super) fn refuse_if_locked(db: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::ResourceBusy,
-            format!("{} is in use by another process", db.display()),
-        )
-    })
+    for _ in 0..LOCK_PATIENCE.as_millis() / LOCK_PAUSE.as_millis() {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(in_use(db))
 }
 
-/// Every file of sled's folder but `db`.
+/// Somebody else has the store open.
+fn in_use(db: &Path) -> io::Error {
+    let reason = format!("{} is in use by another process", db.display());
+    io::Error::new(io::ErrorKind::ResourceBusy, reason)
+}
+
+/// Every file of the store's folder but `db`.
 pub(super) fn files_of(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for folder in [dir.to_owned(), dir.join("blobs")] {

@@ -294,6 +294,12 @@ fn classify(failure: Failure) -> OpenError {
         {
             OpenError::Refused(error)
         }
+        // Somebody was quicker after we had asked for the lock. sled says it in no other way.
+        Failure::Store(::sled::Error::Io(error))
+            if error.to_string().contains("could not acquire lock") =>
+        {
+            OpenError::Refused(io::Error::new(io::ErrorKind::ResourceBusy, error))
+        }
         failure => OpenError::Damaged(io_error(failure).to_string()),
     }
 }

@@ -63,6 +63,18 @@ fn a_folder_in_use_is_refused_and_left_alone() {
 }
 
 #[test]
+fn losing_the_race_for_the_lock_is_not_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = tables(&folder);
+    // What `open` meets when another process takes the lock after it was found free.
+    let config = Config::new().path(folder.path().join("state")).flush_every_ms(None);
+    let failure = guarded(|| config.open()).err().unwrap();
+    assert!(
+        matches!(classify(failure), OpenError::Refused(e) if e.kind() == io::ErrorKind::ResourceBusy)
+    );
+}
+
+#[test]
 fn damage_sets_the_folder_aside_and_starts_empty() {
     type Spoil = fn(&Path);
     let spoils: [(&str, Spoil); 4] = [
