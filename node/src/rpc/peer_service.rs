@@ -4,7 +4,6 @@
 //! refused as unavailable (no effect) until the router is there. Invariant: nothing is forwarded
 //! from here.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,6 +15,7 @@ use tristream_proto::wire::peer_server::{Peer, PeerServer};
 use tristream_proto::wire::refusal::Kind;
 
 use super::status;
+use crate::founding::SelfPortrait;
 use crate::router::Router;
 
 /// How long a leader asks its quorum for a peer's barrier.
@@ -26,26 +26,17 @@ const PROPOSE_TIME: Duration = Duration::from_secs(5);
 const PROPOSE_TIME_MAX: Duration = Duration::from_secs(60);
 const NOT_YET: &str = "this node does not serve yet";
 
-/// How a cluster comes to be: the answers of a node that may not have a cluster yet.
-#[tonic::async_trait]
-pub trait Founding: Send + Sync + 'static {
-    /// Who are you?
-    async fn probe(&self, request: wire::ProbeRequest) -> Result<wire::ProbeResponse, Status>;
-    /// Join the cluster that is being founded.
-    async fn found(&self, request: wire::FoundRequest) -> Result<wire::FoundResponse, Status>;
-}
-
 /// The service.
 #[derive(Clone)]
 pub struct PeerService {
-    founding: Arc<dyn Founding>,
+    portrait: SelfPortrait,
     router: watch::Receiver<Option<Router>>,
 }
 
 impl PeerService {
     /// A service that only knows how to found a cluster until `router` holds one.
-    pub fn new(founding: impl Founding, router: watch::Receiver<Option<Router>>) -> PeerService {
-        PeerService { founding: Arc::new(founding), router }
+    pub fn new(portrait: SelfPortrait, router: watch::Receiver<Option<Router>>) -> PeerService {
+        PeerService { portrait, router }
     }
 
     /// The service as tonic wants it, with our message limits.
@@ -88,16 +79,9 @@ impl PeerService {
 impl Peer for PeerService {
     async fn probe(
         &self,
-        request: Request<wire::ProbeRequest>,
+        _request: Request<wire::ProbeRequest>,
     ) -> Result<Response<wire::ProbeResponse>, Status> {
-        self.founding.probe(request.into_inner()).await.map(Response::new)
-    }
-
-    async fn found(
-        &self,
-        request: Request<wire::FoundRequest>,
-    ) -> Result<Response<wire::FoundResponse>, Status> {
-        self.founding.found(request.into_inner()).await.map(Response::new)
+        Ok(Response::new(self.portrait.probe()))
     }
 
     async fn propose_metadata(
