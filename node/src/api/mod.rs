@@ -1,1 +1,213 @@
-//! To be built.
+//! The Kinesis operations, one file each, on values without an encoding.
+//!
+//! Owns the meaning of requests: conversion of members, then constraints, then rules, in AWS's order
+//! (kinesis-contract 2, steps 9 to 11). Invariant: nothing is looked up, let alone changed, before the whole
+//! request is known to be well formed. Must not know HTTP, JSON, exception names, or where a shard lives.
+//!
+//! A new operation is one file here and one line in `OPERATIONS`.
+
+mod address;
+mod error;
+mod foreign_number;
+mod java_date;
+mod page_token;
+mod put;
+mod shapes;
+mod streams;
+mod validate;
+mod value;
+
+mod create_stream;
+mod delete_stream;
+mod describe_stream;
+mod describe_stream_summary;
+mod get_records;
+mod get_shard_iterator;
+mod list_shards;
+mod list_streams;
+mod put_record;
+mod put_records;
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tristream_proto::domain::{ShardId, StreamName, TokenKey};
+
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::metadata::{Stream, StreamStatus};
+
+pub use error::Error;
+pub use streams::Streams;
+pub use value::{Members, Value};
+
+/// How long a change of the metadata may take. The SDKs wait for 60 s.
+const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Everything an operation works with.
+pub struct Api {
+    /// Streams and their records.
+    pub streams: Arc<dyn Streams>,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// The account that answers and ARNs carry: 12 digits.
+    pub account: String,
+    /// The region that ARNs carry.
+    pub region: String,
+    /// Seals iterators and pagination tokens; the same on all nodes of the cluster.
+    pub token_key: TokenKey,
+    /// How long a shard iterator is good for.
+    pub iterator_life: Duration,
+    /// How long a put may look for a leader and a quorum.
+    pub put_deadline: Duration,
+}
+
+/// What an operation answers.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// The output; operations without an output shape answer with an empty body.
+    pub output: Option<Members>,
+    /// The records were read without a quorum: there may be newer ones.
+    pub stale: bool,
+}
+
+impl From<Members> for Reply {
+    fn from(output: Members) -> Reply {
+        Reply { output: Some(output), stale: false }
+    }
+}
+
+type Run = for<'a> fn(&'a Api, Members) -> BoxFuture<'a, Result<Reply, Error>>;
+
+/// An operation of the Kinesis model.
+#[derive(Clone, Copy)]
+pub struct Operation {
+    name: &'static str,
+    run: Option<Run>,
+}
+
+/// What this version can do.
+const OPERATIONS: &[(&str, Run)] = &[
+    ("CreateStream", |api, input| Box::pin(create_stream::run(api, input))),
+    ("DeleteStream", |api, input| Box::pin(delete_stream::run(api, input))),
+    ("DescribeStream", |api, input| Box::pin(describe_stream::run(api, input))),
+    ("DescribeStreamSummary", |api, input| Box::pin(describe_stream_summary::run(api, input))),
+    ("GetRecords", |api, input| Box::pin(get_records::run(api, input))),
+    ("GetShardIterator", |api, input| Box::pin(get_shard_iterator::run(api, input))),
+    ("ListShards", |api, input| Box::pin(list_shards::run(api, input))),
+    ("ListStreams", |api, input| Box::pin(list_streams::run(api, input))),
+    ("PutRecord", |api, input| Box::pin(put_record::run(api, input))),
+    ("PutRecords", |api, input| Box::pin(put_records::run(api, input))),
+];
+
+/// What the model has and this version has not (kinesis-contract 10 and 17).
+const NOT_YET: &[&str] = &[
+    "AcknowledgeDeadLetterQueueRecords",
+    "AcknowledgeQueueRecords",
+    "AddTagsToStream",
+    "CreateChannel",
+    "CreateQueue",
+    "DecreaseStreamRetentionPeriod",
+    "DeleteChannel",
+    "DeleteQueue",
+    "DeleteResourcePolicy",
+    "DeregisterStreamConsumer",
+    "DescribeAccountSettings",
+    "DescribeChannel",
+    "DescribeLimits",
+    "DescribeQueue",
+    "DescribeStreamConsumer",
+    "DisableEnhancedMonitoring",
+    "EnableEnhancedMonitoring",
+    "GetResourcePolicy",
+    "IncreaseStreamRetentionPeriod",
+    "ListChannels",
+    "ListQueues",
+    "ListStreamConsumers",
+    "ListTagsForResource",
+    "ListTagsForStream",
+    "MergeShards",
+    "PutResourcePolicy",
+    "ReceiveDeadLetterQueueRecords",
+    "ReceiveQueueRecords",
+    "RegisterStreamConsumer",
+    "RemoveTagsFromStream",
+    "RestoreDeadLetterQueueRecords",
+    "SplitShard",
+    "StartStreamEncryption",
+    "StopStreamEncryption",
+    "SubscribeToShard",
+    "TagResource",
+    "UntagResource",
+    "UpdateAccountSettings",
+    "UpdateChannel",
+    "UpdateDeadLetterQueueRecordsVisibility",
+    "UpdateMaxRecordSize",
+    "UpdateQueue",
+    "UpdateQueueRecordsVisibility",
+    "UpdateShardCount",
+    "UpdateStreamMode",
+    "UpdateStreamRecordDistributionStrategy",
+    "UpdateStreamWarmThroughput",
+];
+
+impl Operation {
+    /// The operation of this name, if the model has one.
+    pub fn named(name: &str) -> Option<Operation> {
+        let here = OPERATIONS.iter().find(|(known, _)| *known == name);
+        let later = NOT_YET.iter().find(|known| **known == name);
+        match (here, later) {
+            (Some((name, run)), _) => Some(Operation { name, run: Some(*run) }),
+            (None, Some(name)) => Some(Operation { name, run: None }),
+            (None, None) => None,
+        }
+    }
+
+    /// Its name in the model.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// Carries it out.
+    pub async fn run(self, api: &Api, input: Members) -> Result<Reply, Error> {
+        match self.run {
+            Some(run) => run(api, input).await,
+            None => Err(Error::NotYet(self.name)),
+        }
+    }
+}
+
+impl Api {
+    /// The ARN of a stream.
+    fn arn(&self, name: &StreamName) -> String {
+        format!("arn:aws:kinesis:{}:{}:stream/{name}", self.region, self.account)
+    }
+
+    fn no_such_stream(&self, stream: impl Into<String>) -> Error {
+        Error::StreamNotFound { stream: stream.into(), account: self.account.clone() }
+    }
+
+    fn no_such_shard(&self, stream: &StreamName, shard: ShardId) -> Error {
+        Error::ShardNotFound { shard, stream: stream.clone(), account: self.account.clone() }
+    }
+
+    /// The stream by a view that has everything that was answered before: for describing.
+    async fn described(&self, name: &StreamName) -> Result<Arc<Stream>, Error> {
+        let view = self.streams.fresh_view().await;
+        view.streams.get(name).cloned().ok_or_else(|| self.no_such_stream(name.as_str()))
+    }
+
+    /// The stream if it takes and serves records, by the view at hand: for the data path.
+    async fn serving(&self, name: &StreamName) -> Option<Arc<Stream>> {
+        let stream = self.streams.stream(name).await?;
+        (stream.status == StreamStatus::Active).then_some(stream)
+    }
+}

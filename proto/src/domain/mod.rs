@@ -3,6 +3,7 @@
 mod error;
 mod hash_key;
 mod ids;
+mod iterator;
 pub mod limits;
 mod read;
 mod record;
@@ -15,6 +16,7 @@ pub use hash_key::{HashKey, HashKeyRange, InvalidHashKey};
 pub use ids::{
     GroupId, Incarnation, InvalidName, MapVersion, NodeId, ShardId, ShardIndex, StreamName,
 };
+pub use iterator::{IteratorError, ShardIterator, TokenKey};
 pub use read::{ReadFrom, StoredRecord};
 pub use record::{Batch, BatchError, PartitionKey, Record};
 pub use sequence_number::{InvalidSequenceNumber, RecordPosition, SequenceNumber};

@@ -1,0 +1,89 @@
+//! GetRecords (kinesis-contract 10.14).
+//!
+//! `MillisBehindLatest` is 0 when the answer ends at the tip. Otherwise it is the age of the last record
+//! given, or, where none was given, of the newest record there is: the reader is at least that far back.
+
+use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
+use tristream_proto::domain::{IteratorError, ShardIterator, StoredRecord, Timestamp};
+
+use super::address::Address;
+use super::validate::{Checks, Text};
+use super::{Api, Error, Members, Reply, Value};
+use crate::router;
+use crate::shard::Page;
+
+const ITERATOR: Text = Text { min: 1, max: 512, pattern: None };
+
+/// Reads on from an iterator.
+pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
+    // The iterator names the stream; an ARN beside it only has to be well formed.
+    let address = Address::take(&mut input)?;
+    let token = input.text("ShardIterator")?;
+    let limit = input.integer("Limit")?;
+    let dry_run = input.boolean("DryRun")?.unwrap_or(false);
+    let mut checks = Checks::new();
+    address.check(&mut checks);
+    checks.required("shardIterator", &token);
+    checks.text("shardIterator", token.as_deref(), ITERATOR);
+    checks.integer("limit", limit, 1, GET_RECORDS_COUNT_MAX as i64);
+    checks.finish()?;
+
+    let iterator = open(api, &token.unwrap_or_default())?;
+    let name = &iterator.stream;
+    let gone = || api.no_such_shard(name, iterator.shard);
+    let stream = api.serving(name).await.ok_or_else(gone)?;
+    if stream.incarnation != iterator.incarnation {
+        return Err(gone());
+    }
+    let shard = stream.map.get(iterator.shard).ok_or_else(gone)?;
+    if dry_run {
+        return Err(Error::DryRun);
+    }
+    let count_max = limit.map_or(GET_RECORDS_COUNT_MAX, |limit| limit as usize);
+    let read = api.streams.read(shard, iterator.position, count_max, GET_RECORDS_BYTES_MAX);
+    let (page, stale) = read.await.map_err(|error| match error {
+        router::Error::Throttled(_) => Error::ReadThrottled {
+            shard: shard.id,
+            stream: name.clone(),
+            account: api.account.clone(),
+        },
+        router::Error::StreamNotFound(_) => gone(),
+        other => other.into(),
+    })?;
+    let behind = millis_behind(&page, api.clock.now());
+    // A fresh token also when nothing moved: the old one expires.
+    let next = api.shard_iterator(&stream, shard.id, page.next);
+    let records: Vec<Value> = page.records.into_iter().map(record).collect();
+    let output = Members::new()
+        .with("Records", records)
+        .with("NextShardIterator", next)
+        .with("MillisBehindLatest", behind);
+    Ok(Reply { output: Some(output), stale })
+}
+
+fn open(api: &Api, token: &str) -> Result<ShardIterator, Error> {
+    let life = api.iterator_life;
+    ShardIterator::open(token, &api.token_key, api.clock.now(), life).map_err(|error| match error {
+        IteratorError::Invalid => Error::InvalidIterator,
+        IteratorError::Expired { issued, now } => Error::IteratorExpired { issued, now, life },
+    })
+}
+
+fn millis_behind(page: &Page, now: Timestamp) -> u64 {
+    if page.at_tip {
+        return 0;
+    }
+    let given = page.records.last().map(|record| record.arrival);
+    let reached = given.or(page.newest_arrival).unwrap_or(now);
+    // There is more, so 0 would be a lie even within the millisecond, or when clocks differ.
+    (now.since(reached).as_millis() as u64).max(1)
+}
+
+fn record(record: StoredRecord) -> Value {
+    Members::new()
+        .with("SequenceNumber", record.sequence_number.to_string())
+        .with("ApproximateArrivalTimestamp", record.arrival)
+        .with("Data", record.data)
+        .with("PartitionKey", record.partition_key.as_str())
+        .into()
+}
