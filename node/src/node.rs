@@ -11,4 +11,14 @@ impl Node {
     pub async fn start(_config: Config, _world: World) -> anyhow::Result<Node> {
         unimplemented!()
     }
+
+    /// Why the node must stop, once it must.
+    pub async fn failure(&self) -> String {
+        unimplemented!()
+    }
+
+    /// Closes the doors, hands over leadership, flushes, ends.
+    pub async fn shutdown(self) {
+        unimplemented!()
+    }
 }

@@ -159,6 +159,11 @@ impl Router {
         unimplemented!()
     }
 
+    /// The shard of this group, when it is open on this node.
+    pub fn local_shard(&self, _group: GroupId) -> Option<crate::shard::Handle> {
+        unimplemented!()
+    }
+
     /// Who leads a group, as far as this node knows.
     pub fn leader_of(&self, _group: GroupId) -> Option<NodeId> {
         unimplemented!()

@@ -1,1 +1,3 @@
-//! To be built.
+//! The inner door: gRPC, for native clients and peers.
+
+pub mod client_service;
