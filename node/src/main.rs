@@ -1,3 +1,7 @@
 //! The `tristream` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tristream_node::cli::main()
+}

@@ -112,6 +112,16 @@ impl Node {
         }
         self.tasks.shutdown().await;
     }
+
+    /// Why the node must stop, once it must.
+    pub async fn failure(&self) -> String {
+        unimplemented!()
+    }
+
+    /// Closes the doors, hands over leadership, flushes, ends.
+    pub async fn shutdown(self) {
+        unimplemented!()
+    }
 }
 
 async fn bind(world: &World, addr: &str, whom: &str) -> anyhow::Result<Box<dyn Listener>> {

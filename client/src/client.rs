@@ -1,0 +1,401 @@
+//! One call: which shard, which node, and whether again.
+//!
+//! Owns the retry loops. Two kinds of call: those that any node answers (they go round the nodes), and
+//! puts (they go to the shard's leader only). Must not know how records are gathered.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{Instant, sleep_until, timeout};
+use tristream_proto::domain::{
+    Effect, NodeId, Record, SequenceNumber, Shard, StreamName, Timestamp,
+};
+use tristream_proto::wire;
+
+use crate::connections::{Connections, Stub};
+use crate::consumer::Consumer;
+use crate::error::{Error, accepted};
+use crate::map_cache::{MapCache, StreamDescription, StreamStatus};
+use crate::options::Options;
+use crate::producer::{self, Producer};
+use crate::retry::{Policy, Retries, Step};
+use crate::subscription::{Start, Subscription};
+
+/// How much longer than the deadline it was given a node may take to answer: its "I do not know" tells
+/// more than our own giving up.
+const ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// A client of one cluster. Clones share connections and maps.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    connections: Connections,
+    maps: MapCache,
+    random: Mutex<SmallRng>,
+}
+
+/// A stream as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSummary {
+    /// Its name.
+    pub name: StreamName,
+    /// Where it is in its life.
+    pub status: StreamStatus,
+    /// Its open shards.
+    pub shard_count: usize,
+    /// When it was created.
+    pub created: Timestamp,
+}
+
+impl Client {
+    /// A client that begins with the nodes at `addresses` (`host:port` of their native door) and learns of
+    /// the others. Opens no connection yet: a cluster that is down shows in the first call.
+    pub fn connect<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        options: Options,
+    ) -> Result<Client, Error> {
+        let addresses = addresses.into_iter().map(Into::into).collect();
+        let connections = Connections::new(addresses, options.connect_timeout)?;
+        let random = Mutex::new(SmallRng::from_os_rng());
+        let inner = Inner { options, connections, maps: MapCache::default(), random };
+        Ok(Client { inner: Arc::new(inner) })
+    }
+
+    /// Creates a stream; `None` leaves the number of shards to the cluster. Returns when it is created,
+    /// not yet when it is active.
+    pub async fn create_stream(&self, name: &StreamName, shards: Option<u32>) -> Result<(), Error> {
+        let request = wire::CreateStreamRequest {
+            name: name.to_string(),
+            shard_count: shards.unwrap_or_default(),
+        };
+        self.ask(Policy::OnlyWithoutEffect, |mut node| {
+            let request = request.clone();
+            async move { accepted(answer(node.create_stream(request).await)?.refusal) }
+        })
+        .await
+    }
+
+    /// Begins to delete a stream.
+    pub async fn delete_stream(&self, name: &StreamName) -> Result<(), Error> {
+        let request = wire::DeleteStreamRequest { name: name.to_string() };
+        self.ask(Policy::OnlyWithoutEffect, |mut node| {
+            let request = request.clone();
+            async move { accepted(answer(node.delete_stream(request).await)?.refusal) }
+        })
+        .await?;
+        self.inner.maps.forget_name(name);
+        Ok(())
+    }
+
+    /// All streams, by name.
+    pub async fn list_streams(&self) -> Result<Vec<StreamSummary>, Error> {
+        let answer = self
+            .ask(Policy::Always, |mut node| async move {
+                answer(node.list_streams(wire::ListStreamsRequest {}).await)
+            })
+            .await?;
+        let summary = |stream| {
+            let stream = StreamDescription::try_from(stream)?;
+            let shard_count = stream.map.open().count();
+            let (status, created) = (stream.status, stream.created);
+            Ok(StreamSummary { name: stream.name, status, shard_count, created })
+        };
+        answer.streams.into_iter().map(summary).collect()
+    }
+
+    /// The stream as a node knows it now, with its shard map and leaders.
+    pub async fn describe_stream(
+        &self,
+        name: &StreamName,
+    ) -> Result<Arc<StreamDescription>, Error> {
+        let request = wire::DescribeStreamRequest { name: name.to_string() };
+        let answer = self
+            .ask(Policy::Always, |mut node| {
+                let request = request.clone();
+                async move {
+                    let answer = answer(node.describe_stream(request).await)?;
+                    accepted(answer.refusal.clone())?;
+                    Ok(answer)
+                }
+            })
+            .await;
+        if let Err(Error::StreamNotFound(_)) = answer {
+            self.inner.maps.forget_name(name);
+        }
+        let answer = answer?;
+        self.inner.connections.learn(&answer.nodes);
+        let stream = answer
+            .stream
+            .ok_or_else(|| Error::Protocol("a description without a stream".to_owned()))?;
+        let stream = StreamDescription::try_from(stream)?;
+        if stream.name != *name {
+            return Err(Error::Protocol(format!("asked for {name}, was told of {}", stream.name)));
+        }
+        Ok(self.inner.maps.insert(stream))
+    }
+
+    /// Nodes, groups, leaders and lag, as one node gathered them.
+    pub async fn cluster_status(&self) -> Result<wire::ClusterStatusResponse, Error> {
+        let status = self
+            .ask(Policy::Always, |mut node| async move {
+                answer(node.cluster_status(wire::ClusterStatusRequest {}).await)
+            })
+            .await?;
+        let address = |node: &wire::NodeStatus| wire::NodeAddress {
+            node: node.id,
+            az: node.az.clone(),
+            peer: node.peer.clone(),
+            kinesis: node.kinesis.clone(),
+        };
+        self.inner.connections.learn(&status.nodes.iter().map(address).collect::<Vec<_>>());
+        Ok(status)
+    }
+
+    /// Stores one record, durable on a majority when this returns `Ok`.
+    pub async fn put(&self, stream: &StreamName, record: Record) -> Result<SequenceNumber, Error> {
+        let mut outcomes = self.put_batch(stream, vec![record]).await;
+        outcomes.pop().unwrap_or_else(|| Err(Error::Protocol("a put without outcome".to_owned())))
+    }
+
+    /// Stores records, each on the shard of its key: in this order within a shard, several to a request.
+    /// One outcome per record, in the order of `records`; some may be stored while others are not.
+    pub async fn put_batch(
+        &self,
+        stream: &StreamName,
+        records: Vec<Record>,
+    ) -> Vec<Result<SequenceNumber, Error>> {
+        producer::put_all(self, stream, records).await
+    }
+
+    /// For many records in a row: see [`Producer`].
+    pub async fn producer(&self, stream: &StreamName) -> Result<Producer, Error> {
+        Ok(Producer::start(self.clone(), self.stream(stream).await?))
+    }
+
+    /// Reads one shard, first what is stored from `start` on, then each record as it is committed.
+    pub async fn subscribe(
+        &self,
+        stream: &StreamName,
+        shard: tristream_proto::domain::ShardId,
+        start: Start,
+    ) -> Result<Subscription, Error> {
+        let description = self.stream(stream).await?;
+        match description.map.get(shard) {
+            Some(shard) => Ok(Subscription::new(self.clone(), stream.clone(), shard, start)),
+            None => Err(Error::Invalid(format!("stream {stream} has no {shard}"))),
+        }
+    }
+
+    /// Reads all shards of a stream: see [`Consumer`].
+    pub async fn consumer(&self, stream: &StreamName, start: Start) -> Result<Consumer, Error> {
+        let description = self.stream(stream).await?;
+        let open = |shard| Subscription::new(self.clone(), stream.clone(), shard, start);
+        Ok(Consumer::new(description.map.shards().iter().map(open)))
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// A random number in [0, 1), for jitter.
+    pub(crate) fn draw(&self) -> f64 {
+        self.inner.random.lock().random()
+    }
+
+    /// The stream from the cache, or else from a node.
+    pub(crate) async fn stream(&self, name: &StreamName) -> Result<Arc<StreamDescription>, Error> {
+        match self.inner.maps.get(name) {
+            Some(stream) => Ok(stream),
+            None => self.describe_stream(name).await,
+        }
+    }
+
+    /// The stream anew: `refused` is out of date.
+    pub(crate) async fn refresh(
+        &self,
+        refused: &StreamDescription,
+    ) -> Result<Arc<StreamDescription>, Error> {
+        self.inner.maps.forget(refused);
+        self.stream(&refused.name).await
+    }
+
+    /// The node to ask for a shard: its leader as far as known, else its replicas in turn, else any node.
+    /// With the node's id, where it is known.
+    pub(crate) fn target(
+        &self,
+        shard: &Shard,
+        attempt: usize,
+    ) -> Result<(Option<NodeId>, Stub), Error> {
+        let inner = &self.inner;
+        if let Some(leader) = inner.maps.leader(shard.group)
+            && let Some(stub) = inner.connections.node(leader)
+        {
+            return Ok((Some(leader), stub));
+        }
+        if !shard.replicas.is_empty() {
+            let replica = shard.replicas[attempt % shard.replicas.len()];
+            if let Some(stub) = inner.connections.node(replica) {
+                return Ok((Some(replica), stub));
+            }
+        }
+        let addresses = inner.connections.addresses();
+        Ok((None, inner.connections.stub(&addresses[attempt % addresses.len()])?))
+    }
+
+    /// Notes what an error says about who leads.
+    pub(crate) fn heed(&self, shard: &Shard, asked: Option<NodeId>, error: &Error) {
+        let maps = &self.inner.maps;
+        if let (Some(node), Error::NotLeader { .. } | Error::Unavailable(_) | Error::Unknown(_)) =
+            (asked, error)
+        {
+            maps.forget_leader(shard.group, node);
+        }
+        if let Error::NotLeader { leader: Some(leader), .. } = error
+            && asked != Some(*leader)
+        {
+            maps.set_leader(shard.group, *leader);
+        }
+    }
+
+    /// Stores `records`, all of `shard`, in one entry: all or none. Follows the leader until `until`.
+    /// `StaleMap` and `StreamNotFound` come back at once: the caller must route anew.
+    pub(crate) async fn store(
+        &self,
+        stream: &StreamDescription,
+        shard: &Shard,
+        records: &[Record],
+        until: Instant,
+    ) -> Result<SequenceNumber, Error> {
+        let options = self.options();
+        let policy = if options.retry_unknown { Policy::Always } else { Policy::OnlyWithoutEffect };
+        let mut retries = Retries::new(policy, options);
+        let mut attempt = 0;
+        loop {
+            let (asked, node) = self.target(shard, attempt)?;
+            let error = match put_once(node, stream, shard, records, until).await {
+                Ok(first) => {
+                    if let Some(node) = asked {
+                        self.inner.maps.set_leader(shard.group, node);
+                    }
+                    return Ok(first);
+                }
+                Err(error) => error,
+            };
+            self.heed(shard, asked, &error);
+            match error {
+                Error::StaleMap(_) => return Err(error),
+                Error::StreamNotFound(_) => self.inner.maps.forget(stream),
+                _ => {}
+            }
+            tracing::debug!(%error, shard = %shard.id, attempt, "put refused");
+            self.pause(&mut retries, error, until).await?;
+            attempt += 1;
+        }
+    }
+
+    /// Waits before the next attempt, or gives the error back when there shall be none.
+    pub(crate) async fn pause(
+        &self,
+        retries: &mut Retries,
+        error: Error,
+        until: Instant,
+    ) -> Result<(), Error> {
+        match retries.after(&error, self.draw()) {
+            Step::GiveUp => Err(error),
+            Step::Again(wait) if Instant::now() + wait >= until => {
+                Err(error.at_deadline(self.options().deadline))
+            }
+            Step::Again(wait) => {
+                sleep_until(Instant::now() + wait).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts one question to the nodes in turn until one answers it. A round past all nodes is one attempt.
+    async fn ask<T, F, Fut>(&self, policy: Policy, question: F) -> Result<T, Error>
+    where
+        F: Fn(Stub) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let options = self.options();
+        let until = Instant::now() + options.deadline;
+        let mut retries = Retries::new(policy, options);
+        loop {
+            let mut last = Error::Unavailable("no node is known".to_owned());
+            for address in self.inner.connections.addresses() {
+                let rest = until.saturating_duration_since(Instant::now());
+                let patience = match policy {
+                    Policy::Always => options.attempt_timeout.min(rest),
+                    // A second try could do harm, so the first gets all the time there is.
+                    Policy::OnlyWithoutEffect => rest,
+                };
+                let node = self.inner.connections.stub(&address)?;
+                last = match timeout(patience, question(node)).await {
+                    Ok(Ok(answer)) => {
+                        self.inner.connections.prefer(&address);
+                        return Ok(answer);
+                    }
+                    Ok(Err(error)) => error,
+                    Err(_) => Error::from_silence(patience),
+                };
+                tracing::debug!(error = %last, %address, "node gave no answer");
+                let harmless = policy == Policy::Always || last.effect() == Effect::None;
+                if !harmless || last.retry() == tristream_proto::domain::Retry::Never {
+                    return Err(last);
+                }
+            }
+            self.pause(&mut retries, last, until).await?;
+        }
+    }
+}
+
+/// One attempt to store records at one node.
+async fn put_once(
+    mut node: Stub,
+    stream: &StreamDescription,
+    shard: &Shard,
+    records: &[Record],
+    until: Instant,
+) -> Result<SequenceNumber, Error> {
+    let rest = until.saturating_duration_since(Instant::now());
+    let request = wire::PutRequest {
+        stream: stream.name.to_string(),
+        incarnation: stream.incarnation.0,
+        map_version: stream.map.version().0,
+        shard_index: shard.id.index(),
+        group: shard.group.0,
+        records: records.iter().map(wire::Record::from).collect(),
+        deadline_ms: u32::try_from(rest.as_millis()).unwrap_or(u32::MAX).max(1),
+    };
+    let patience = rest + ANSWER_GRACE;
+    let response = match timeout(patience, node.put(request)).await {
+        Ok(response) => answer(response)?,
+        Err(_) => return Err(Error::from_silence(patience)),
+    };
+    accepted(response.refusal)?;
+    let first: SequenceNumber = response
+        .first_sequence_number
+        .parse()
+        .map_err(|error| Error::Protocol(format!("{error}")))?;
+    if first.shard != shard.id {
+        return Err(Error::Protocol(format!("asked {}, stored in {}", shard.id, first.shard)));
+    }
+    Ok(first)
+}
+
+/// The message of an answer, or what its failure means.
+pub(crate) fn answer<T>(response: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {
+    match response {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) => Err(Error::from_status(&status)),
+    }
+}

@@ -1,0 +1,245 @@
+//! `tristream status`: nodes, groups, leaders and lag.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::json;
+use tristream_proto::wire;
+
+use super::endpoints::{Endpoints, explain};
+use super::screen::{self, CLEAR, Colours};
+use super::table::{Align, Table, WIDTH};
+
+/// Pause between two pictures of `--watch`.
+const WATCH_STEP: Duration = Duration::from_secs(1);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    endpoints: Endpoints,
+    /// As JSON: one object, or one per line with --watch.
+    #[arg(long)]
+    json: bool,
+    /// Show it again every second, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = args.endpoints.client()?;
+    let clear = args.watch && !args.json && std::io::stdout().is_terminal();
+    loop {
+        let text = match client.cluster_status().await {
+            Ok(status) if args.json => as_json(&status).to_string(),
+            Ok(status) => show(&status, Colours::of_stdout()).join("\n"),
+            // Who watches wants to see the cluster come back.
+            Err(error) if args.watch => {
+                screen::say(format!("tristream: {error}"));
+                tokio::time::sleep(WATCH_STEP).await;
+                continue;
+            }
+            Err(error) => return Err(explain(error, &args.endpoints)),
+        };
+        screen::line(if clear { format!("{CLEAR}{text}") } else { text })?;
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(WATCH_STEP).await;
+    }
+}
+
+fn show(status: &wire::ClusterStatusResponse, colours: Colours) -> Vec<String> {
+    let zones: BTreeMap<u64, &str> =
+        status.nodes.iter().map(|node| (node.id, node.az.as_str())).collect();
+    let mut lines = vec![summary(status, colours), String::new()];
+    lines.extend(bold_head(&nodes(status), colours));
+    lines.push(String::new());
+    lines.extend(bold_head(&groups(status, &zones), colours));
+    lines
+}
+
+fn bold_head(table: &Table, colours: Colours) -> Vec<String> {
+    let mut lines = table.lines(WIDTH);
+    lines[0] = colours.bold(&lines[0]);
+    lines
+}
+
+fn summary(status: &wire::ClusterStatusResponse, colours: Colours) -> String {
+    let alive = status.nodes.iter().filter(|node| node.alive).count();
+    let leaderless = status.groups.iter().filter(|group| group.leader == 0).count();
+    let nodes = format!("{alive} of {} nodes alive", status.nodes.len());
+    let groups = match leaderless {
+        0 => format!("all {} groups led", status.groups.len()),
+        n => format!("{n} of {} groups without leader", status.groups.len()),
+    };
+    let good = alive == status.nodes.len() && leaderless == 0;
+    let health = format!("{nodes}, {groups}");
+    format!("cluster {}: {}", status.cluster, if good { health } else { colours.bad(&health) })
+}
+
+fn nodes(status: &wire::ClusterStatusResponse) -> Table {
+    let heads = [
+        ("AZ", Align::Left),
+        ("NODE", Align::Right),
+        ("ALIVE", Align::Left),
+        ("LEADS", Align::Right),
+        ("KINESIS", Align::Left),
+        ("PEER", Align::Left),
+        ("VERSION", Align::Left),
+    ];
+    let mut table = Table::new(&heads, 4);
+    for node in &status.nodes {
+        let leads = status.groups.iter().filter(|group| group.leader == node.id).count();
+        table.row(vec![
+            node.az.clone(),
+            node.id.to_string(),
+            if node.alive { "yes" } else { "no" }.to_owned(),
+            leads.to_string(),
+            node.kinesis.clone(),
+            node.peer.clone(),
+            node.version.clone(),
+        ]);
+    }
+    table
+}
+
+fn groups(status: &wire::ClusterStatusResponse, zones: &BTreeMap<u64, &str>) -> Table {
+    let heads = [
+        ("STREAM", Align::Left),
+        ("SHARD", Align::Right),
+        ("GROUP", Align::Right),
+        ("LEADER", Align::Left),
+        ("TERM", Align::Right),
+        ("COMMITTED", Align::Right),
+        ("LAG", Align::Left),
+    ];
+    let mut table = Table::new(&heads, 0);
+    let zone = |node: u64| zones.get(&node).map_or_else(|| node.to_string(), |az| (*az).to_owned());
+    for group in &status.groups {
+        let meta = group.stream.is_empty();
+        table.row(vec![
+            if meta { "(metadata)".to_owned() } else { group.stream.clone() },
+            if meta { "-".to_owned() } else { group.shard_index.to_string() },
+            group.group.to_string(),
+            if group.leader == 0 { "none".to_owned() } else { zone(group.leader) },
+            group.term.to_string(),
+            group.committed.to_string(),
+            lag(group, &zone),
+        ]);
+    }
+    table
+}
+
+/// The replicas that are behind, by zone; `-` when none is known to be.
+fn lag(group: &wire::GroupStatus, zone: &impl Fn(u64) -> String) -> String {
+    let behind = group.replicas.iter().filter(|replica| replica.lag > 0);
+    let text: Vec<String> =
+        behind.map(|replica| format!("{} {}", zone(replica.node), replica.lag)).collect();
+    if text.is_empty() { "-".to_owned() } else { text.join(", ") }
+}
+
+fn as_json(status: &wire::ClusterStatusResponse) -> serde_json::Value {
+    let node = |node: &wire::NodeStatus| {
+        json!({
+            "id": node.id,
+            "az": node.az,
+            "kinesis": node.kinesis,
+            "peer": node.peer,
+            "alive": node.alive,
+            "version": node.version,
+        })
+    };
+    let replica = |replica: &wire::ReplicaStatus| json!({ "node": replica.node, "matched": replica.matched, "lag": replica.lag });
+    let group = |group: &wire::GroupStatus| {
+        let meta = group.stream.is_empty();
+        json!({
+            "group": if meta { json!("meta") } else { json!(group.group) },
+            "stream": (!meta).then_some(&group.stream),
+            "shard": (!meta).then(|| {
+                tristream_proto::domain::ShardId::from(group.shard_index).to_string()
+            }),
+            "leader": (group.leader != 0).then_some(group.leader),
+            "term": group.term,
+            "members": group.members,
+            "committed": group.committed,
+            "replicas": group.replicas.iter().map(replica).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "cluster": status.cluster,
+        "nodes": status.nodes.iter().map(node).collect::<Vec<_>>(),
+        "groups": status.groups.iter().map(group).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(stream: &str) -> wire::ClusterStatusResponse {
+        let node = |id: u64, az: &str, alive| wire::NodeStatus {
+            id,
+            az: az.to_owned(),
+            kinesis: format!("127.0.0.1:{}", 4566 + id),
+            peer: format!("127.0.0.1:{}", 5566 + id),
+            alive,
+            version: "0.1.0".to_owned(),
+        };
+        let replica = |node, lag| wire::ReplicaStatus { node, matched: 1000 - lag, lag };
+        let group = |group, stream: &str, leader| wire::GroupStatus {
+            group,
+            stream: stream.to_owned(),
+            shard_index: 3,
+            leader,
+            term: 4,
+            members: vec![1, 2, 3],
+            committed: 1000,
+            replicas: vec![replica(1, 0), replica(2, 0), replica(3, group * 17)],
+        };
+        wire::ClusterStatusResponse {
+            cluster: "c0ffee".to_owned(),
+            nodes: vec![node(1, "az-a", true), node(2, "az-b", true), node(3, "az-c", false)],
+            groups: vec![group(0, "", 1), group(7, stream, 2), group(8, stream, 0)],
+        }
+    }
+
+    #[test]
+    fn the_picture_of_a_cluster() {
+        assert_eq!(
+            show(&status("orders"), Colours::off()).join("\n"),
+            "\
+cluster c0ffee: 2 of 3 nodes alive, 1 of 3 groups without leader
+
+AZ    NODE  ALIVE  LEADS  KINESIS         PEER            VERSION
+az-a     1  yes        1  127.0.0.1:4567  127.0.0.1:5567  0.1.0
+az-b     2  yes        1  127.0.0.1:4568  127.0.0.1:5568  0.1.0
+az-c     3  no         0  127.0.0.1:4569  127.0.0.1:5569  0.1.0
+
+STREAM      SHARD  GROUP  LEADER  TERM  COMMITTED  LAG
+(metadata)      -      0  az-a       4       1000  -
+orders          3      7  az-b       4       1000  az-c 119
+orders          3      8  none       4       1000  az-c 136"
+        );
+    }
+
+    #[test]
+    fn long_names_do_not_widen_it() {
+        let long = "x".repeat(128);
+        for line in show(&status(&long), Colours::off()) {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+        let all = show(&status(&long), Colours::off()).join("\n");
+        assert!(all.contains("…"));
+    }
+
+    #[test]
+    fn as_json_it_says_what_the_http_door_says() {
+        let json = as_json(&status("orders"));
+        assert_eq!(json["groups"][0]["group"], "meta");
+        assert_eq!(json["groups"][1]["shard"], "shardId-000000000003");
+        assert_eq!(json["groups"][2]["leader"], serde_json::Value::Null);
+        assert_eq!(json["nodes"][2]["alive"], false);
+    }
+}

@@ -1,0 +1,76 @@
+//! The command line as users type it.
+
+use super::*;
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn commands_are_read() {
+    for line in [
+        "tristream up",
+        "tristream up --data-dir d --port 7000 --peer-port 8000 --respawn",
+        "tristream node --config node.toml",
+        "tristream node --az az-a --data-dir d --nodes az-a=a:1/a:2",
+        "tristream stream create orders --shards 8 --wait",
+        "tristream stream list --json --endpoint a:1 --endpoint b:2",
+        "tristream stream describe orders",
+        "tristream stream delete orders",
+        "tristream put orders hello --key k",
+        "tristream put orders --file f --key-field 2 --delimiter ,",
+        "tristream put orders -",
+        "tristream tail orders --from trim-horizon --no-follow --shard 3 --raw",
+        "tristream tail orders --from 5m --json",
+        "tristream status --watch --json",
+    ] {
+        assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|e| e.to_string()));
+    }
+}
+
+#[test]
+fn nonsense_is_refused_before_anything_happens() {
+    for line in [
+        "tristream",
+        "tristream up --port 0",
+        "tristream up --port 70000",
+        "tristream stream create",
+        "tristream stream create a/b",
+        "tristream stream create orders --shards 0",
+        "tristream put orders",
+        "tristream put orders hello --file f",
+        "tristream put orders --file f --key k --key-field 1",
+        "tristream put orders --file f --key-field 0",
+        "tristream put orders --file f --delimiter ,",
+        "tristream tail orders --from yesterday",
+        "tristream tail orders --json --raw",
+        "tristream tail orders --shard x",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn endpoints_can_be_repeated_or_listed() {
+    for line in
+        ["tristream status --endpoint a:1 --endpoint b:2", "tristream status --endpoint a:1,b:2"]
+    {
+        let Ok(Command::Status(args)) = parse(line) else { panic!("{line}") };
+        let text = format!("{args:?}");
+        assert!(text.contains(r#"["a:1", "b:2"]"#), "{text}");
+    }
+}
+
+#[test]
+fn only_a_broken_pipe_is_a_quiet_end() {
+    let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+    assert!(is_broken_pipe(&anyhow::Error::new(broken).context("cannot write")));
+    let other = io::Error::from(io::ErrorKind::StorageFull);
+    assert!(!is_broken_pipe(&anyhow::Error::new(other)));
+}

@@ -1,0 +1,317 @@
+//! The service that native clients call: `wire::Tristream`.
+//!
+//! Owns the checks of what comes in and the words that go out. Invariant: a put is accepted only by the
+//! shard's leader and only when the map by which it was routed still holds; it is never forwarded. The
+//! port may open before the node knows its cluster: until then every answer is "unavailable".
+
+mod refusal;
+mod subscribe;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use tristream_proto::domain::{
+    GroupId, Incarnation, MapVersion, Record, Shard, ShardId, StreamName, limits,
+};
+use tristream_proto::wire;
+use tristream_proto::wire::refusal::Kind;
+use tristream_proto::wire::tristream_server::{Tristream, TristreamServer};
+
+use crate::clock::Clock;
+use crate::metadata::{Stream, StreamMode, StreamStatus};
+use crate::router::{NewStream, Router};
+use crate::shard;
+use crate::tasks::Tasks;
+
+/// No call of a client waits longer than this, whatever it asks for.
+const DEADLINE_MAX: Duration = Duration::from_secs(30);
+/// Events that wait for a slow subscriber; a chunk is about 1 MiB.
+const SUBSCRIBE_EVENTS_MAX: usize = 4;
+
+/// The native door of a node.
+#[derive(Clone)]
+pub struct ClientService {
+    router: watch::Receiver<Option<Router>>,
+    tasks: Tasks,
+    clock: Arc<dyn Clock>,
+    deadline_default: Duration,
+}
+
+impl ClientService {
+    /// A door onto `router`, which may come later. `deadline_default` is for calls that name none.
+    pub fn new(
+        router: watch::Receiver<Option<Router>>,
+        tasks: Tasks,
+        clock: Arc<dyn Clock>,
+        deadline_default: Duration,
+    ) -> ClientService {
+        ClientService { router, tasks, clock, deadline_default }
+    }
+
+    /// The service for a tonic server, with the limits of the protocol.
+    pub fn into_server(self) -> TristreamServer<ClientService> {
+        TristreamServer::new(self)
+            .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES_MAX)
+    }
+
+    fn router(&self) -> Result<Router, wire::Refusal> {
+        self.router.borrow().clone().ok_or_else(|| {
+            refusal::of(Kind::Unavailable, "the node has not joined its cluster yet")
+        })
+    }
+
+    async fn stream(&self, router: &Router, name: &str) -> Result<Arc<Stream>, wire::Refusal> {
+        let name = stream_name(name)?;
+        router.stream(&name).await.ok_or_else(|| refusal::stream_not_found(&name))
+    }
+
+    async fn create(&self, request: wire::CreateStreamRequest) -> Result<(), wire::Refusal> {
+        let router = self.router()?;
+        let stream = NewStream {
+            name: stream_name(&request.name)?,
+            shard_count: match request.shard_count {
+                0 => limits::SHARDS_DEFAULT,
+                count => count,
+            },
+            mode: StreamMode::Provisioned,
+            record_bytes_max: limits::RECORD_BYTES_DEFAULT,
+            tags: Default::default(),
+        };
+        let created = router.create_stream(stream, self.deadline_default).await;
+        created.map_err(refusal::of_router)
+    }
+
+    async fn delete(&self, request: wire::DeleteStreamRequest) -> Result<(), wire::Refusal> {
+        let (router, name) = (self.router()?, stream_name(&request.name)?);
+        let deleted = router.delete_stream(&name, self.deadline_default).await;
+        deleted.map_err(refusal::of_router)
+    }
+
+    async fn describe(
+        &self,
+        name: &str,
+    ) -> Result<(wire::Stream, Vec<wire::NodeAddress>), wire::Refusal> {
+        let router = self.router()?;
+        let stream = self.stream(&router, name).await?;
+        Ok((describe(&router, &stream), nodes(&router)))
+    }
+
+    async fn store(&self, request: wire::PutRequest) -> Result<String, wire::Refusal> {
+        let router = self.router()?;
+        let stream = self.stream(&router, &request.stream).await?;
+        let shard = find_shard(&stream, &Routed::from(&request))?;
+        let deadline = match request.deadline_ms {
+            0 => self.deadline_default,
+            millis => Duration::from_millis(u64::from(millis)).min(DEADLINE_MAX),
+        };
+        let records = check_records(&stream, shard, request.records)?;
+        let handle = open_here(&router, shard)?;
+        let placed = handle.append(records, deadline).await.map_err(refusal::of_append)?;
+        Ok(placed.first.to_string())
+    }
+}
+
+#[tonic::async_trait]
+impl Tristream for ClientService {
+    type SubscribeStream = ReceiverStream<Result<wire::SubscribeEvent, Status>>;
+
+    async fn create_stream(
+        &self,
+        request: Request<wire::CreateStreamRequest>,
+    ) -> Result<Response<wire::CreateStreamResponse>, Status> {
+        let refusal = self.create(request.into_inner()).await.err();
+        Ok(Response::new(wire::CreateStreamResponse { refusal }))
+    }
+
+    async fn delete_stream(
+        &self,
+        request: Request<wire::DeleteStreamRequest>,
+    ) -> Result<Response<wire::DeleteStreamResponse>, Status> {
+        let refusal = self.delete(request.into_inner()).await.err();
+        Ok(Response::new(wire::DeleteStreamResponse { refusal }))
+    }
+
+    async fn list_streams(
+        &self,
+        _request: Request<wire::ListStreamsRequest>,
+    ) -> Result<Response<wire::ListStreamsResponse>, Status> {
+        let router = self.router().map_err(|refusal| Status::unavailable(refusal.message))?;
+        let view = router.fresh_view().await;
+        let streams = view.streams.values().map(|stream| describe(&router, stream)).collect();
+        Ok(Response::new(wire::ListStreamsResponse { streams }))
+    }
+
+    async fn describe_stream(
+        &self,
+        request: Request<wire::DescribeStreamRequest>,
+    ) -> Result<Response<wire::DescribeStreamResponse>, Status> {
+        Ok(Response::new(match self.describe(&request.into_inner().name).await {
+            Ok((stream, nodes)) => {
+                wire::DescribeStreamResponse { stream: Some(stream), nodes, refusal: None }
+            }
+            Err(refusal) => {
+                wire::DescribeStreamResponse { refusal: Some(refusal), ..Default::default() }
+            }
+        }))
+    }
+
+    async fn put(
+        &self,
+        request: Request<wire::PutRequest>,
+    ) -> Result<Response<wire::PutResponse>, Status> {
+        Ok(Response::new(match self.store(request.into_inner()).await {
+            Ok(first_sequence_number) => wire::PutResponse { first_sequence_number, refusal: None },
+            Err(refusal) => wire::PutResponse { refusal: Some(refusal), ..Default::default() },
+        }))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<wire::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Ok(Response::new(self.start_subscription(request.into_inner())))
+    }
+
+    async fn cluster_status(
+        &self,
+        _request: Request<wire::ClusterStatusRequest>,
+    ) -> Result<Response<wire::ClusterStatusResponse>, Status> {
+        let router = self.router().map_err(|refusal| Status::unavailable(refusal.message))?;
+        Ok(Response::new(router.cluster_status().await))
+    }
+}
+
+fn stream_name(text: &str) -> Result<StreamName, wire::Refusal> {
+    text.parse().map_err(|error| refusal::of(Kind::Invalid, error))
+}
+
+/// The open shard on this node.
+fn open_here(router: &Router, shard: &Shard) -> Result<shard::Handle, wire::Refusal> {
+    router.local_shard(shard.group).ok_or_else(|| {
+        refusal::not_leader("the shard is not open on this node", router.leader_of(shard.group))
+    })
+}
+
+/// By what a put was routed.
+struct Routed {
+    incarnation: Incarnation,
+    map_version: MapVersion,
+    shard: ShardId,
+    group: GroupId,
+}
+
+impl From<&wire::PutRequest> for Routed {
+    fn from(request: &wire::PutRequest) -> Self {
+        Routed {
+            incarnation: Incarnation(request.incarnation),
+            map_version: MapVersion(request.map_version),
+            shard: ShardId::from(request.shard_index),
+            group: GroupId(request.group),
+        }
+    }
+}
+
+/// The shard that the put is for, when the put was routed by what still holds.
+fn find_shard<'a>(stream: &'a Stream, routed: &Routed) -> Result<&'a Shard, wire::Refusal> {
+    let known = stream.map_version();
+    let stale = |what| wire::Refusal { map_version: known.0, ..refusal::of(Kind::StaleMap, what) };
+    if routed.incarnation > stream.incarnation || routed.map_version > known {
+        // The caller knows more than this node: routing by this node's map would lead it astray.
+        return Err(refusal::of(Kind::Unavailable, "the node has yet to learn of this shard map"));
+    }
+    if routed.incarnation < stream.incarnation {
+        return Err(stale("the stream was deleted and created anew"));
+    }
+    if stream.status == StreamStatus::Deleting {
+        return Err(refusal::stream_not_found(&stream.name));
+    }
+    if routed.map_version < known {
+        return Err(stale("the shard map has changed"));
+    }
+    match stream.map.get(routed.shard) {
+        Some(shard) if shard.group != routed.group || !shard.is_open() => {
+            Err(stale("the shard is closed, or another group"))
+        }
+        Some(shard) => Ok(shard),
+        None => Err(stale("the stream has no such shard")),
+    }
+}
+
+/// The records, when they may all be stored in `shard`.
+fn check_records(
+    stream: &Stream,
+    shard: &Shard,
+    records: Vec<wire::Record>,
+) -> Result<Vec<Record>, wire::Refusal> {
+    let invalid = |what: String| Err(refusal::of(Kind::Invalid, what));
+    if records.is_empty() || records.len() > limits::PUT_RECORDS_COUNT_MAX {
+        let max = limits::PUT_RECORDS_COUNT_MAX;
+        return invalid(format!("a put has 1 to {max} records, not {}", records.len()));
+    }
+    let records = records
+        .into_iter()
+        .map(Record::try_from)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| refusal::of(Kind::Invalid, error))?;
+    let mut bytes = 0;
+    for record in &records {
+        if record.bytes() > stream.record_bytes_max {
+            return invalid(format!(
+                "a record has {} bytes with its key, and stream {} takes {}",
+                record.bytes(),
+                stream.name,
+                stream.record_bytes_max
+            ));
+        }
+        bytes += record.bytes();
+        if !shard.range.contains(record.hash_key()) {
+            return Err(wire::Refusal {
+                map_version: stream.map_version().0,
+                ..refusal::of(Kind::StaleMap, "a record's hash key is not in the shard's range")
+            });
+        }
+    }
+    if bytes > limits::PUT_RECORDS_BYTES_MAX {
+        let max = limits::PUT_RECORDS_BYTES_MAX;
+        return invalid(format!("a put has at most {max} bytes, not {bytes}"));
+    }
+    Ok(records)
+}
+
+fn describe(router: &Router, stream: &Stream) -> wire::Stream {
+    let status = match stream.status {
+        StreamStatus::Creating => wire::StreamStatus::Creating,
+        StreamStatus::Active => wire::StreamStatus::Active,
+        StreamStatus::Deleting => wire::StreamStatus::Deleting,
+    };
+    let shard = |shard: &Shard| wire::Shard {
+        leader: router.leader_of(shard.group).map_or(0, |node| node.0),
+        ..wire::Shard::from(shard)
+    };
+    wire::Stream {
+        name: stream.name.to_string(),
+        incarnation: stream.incarnation.0,
+        status: status.into(),
+        created_ms: stream.created.0,
+        map_version: stream.map_version().0,
+        shards: stream.map.shards().iter().map(shard).collect(),
+    }
+}
+
+fn nodes(router: &Router) -> Vec<wire::NodeAddress> {
+    let members = router.roster().members.iter();
+    let address = |member: &crate::roster::Member| wire::NodeAddress {
+        node: member.node.0,
+        az: member.az.clone(),
+        peer: member.peer.clone(),
+        kinesis: member.kinesis.clone(),
+    };
+    members.map(address).collect()
+}
+
+#[cfg(test)]
+mod tests;
