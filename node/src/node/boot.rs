@@ -111,17 +111,20 @@ impl Boot {
         }
         let shards = Shards::new(
             groups.clone(),
+            roster.me,
             self.world.clock.clone(),
             self.tasks.clone(),
             self.metrics.clone(),
         );
         let placement = placement::start(
-            &self.config.raft,
-            &metadata,
-            &shards,
-            &groups,
-            in_log,
-            &roster,
+            placement::Parts {
+                me: roster.me,
+                metadata: metadata.clone(),
+                shards: shards.clone(),
+                groups: groups.clone(),
+                logged: in_log,
+                rebalance_after: Duration::from_millis(self.config.raft.rebalance_after_ms),
+            },
             &self.tasks,
         );
         let router = Router::new(

@@ -120,24 +120,22 @@ impl Peer for PeerService {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Identity;
 
-    struct Empty;
-
-    #[tonic::async_trait]
-    impl Founding for Empty {
-        async fn probe(&self, request: wire::ProbeRequest) -> Result<wire::ProbeResponse, Status> {
-            Ok(wire::ProbeResponse { az: request.az, nonce: "n".to_owned(), ..Default::default() })
-        }
-
-        async fn found(&self, _: wire::FoundRequest) -> Result<wire::FoundResponse, Status> {
-            Ok(wire::FoundResponse { accepted: false, reason: "no".to_owned() })
-        }
+    fn empty() -> SelfPortrait {
+        SelfPortrait::new(Identity {
+            format: 1,
+            az: "az-a".to_owned(),
+            nonce: "n".to_owned(),
+            log_created: false,
+            founding: None,
+        })
     }
 
     #[tokio::test]
-    async fn before_the_cluster_is_founded_only_founding_is_answered() {
+    async fn before_the_cluster_is_founded_only_probes_are_answered() {
         let (_slot, router) = watch::channel(None);
-        let service = PeerService::new(Empty, router);
+        let service = PeerService::new(empty(), router);
         let request = wire::ProbeRequest { az: "az-a".to_owned() };
         let answer = Peer::probe(&service, Request::new(request)).await.expect("answers");
         assert_eq!((answer.get_ref().az.as_str(), answer.get_ref().nonce.as_str()), ("az-a", "n"));
