@@ -1,3 +1,5 @@
+//! Walks of commands, as data, and what becomes of the view.
+
 use super::*;
 
 fn name(text: &str) -> StreamName {

@@ -1,3 +1,5 @@
+//! The machine across restarts, resets, checkpoints and failing tables.
+
 use std::collections::BTreeMap;
 
 use tristream_proto::domain::{Incarnation, StreamName, Timestamp};

@@ -81,8 +81,8 @@ async fn keep(
     view: &View,
 ) -> bool {
     let left = present.borrow().clone();
-    // The first entry names the members and any replica may write it; one behind it that is committed
-    // was made by a leader that a majority follows.
+    // The first entry names the members and any replica may write it; one behind it that is
+    // committed was made by a leader that a majority follows.
     let has_leader = |group| {
         let status = groups.status(group);
         status.is_some_and(|s| s.leader.is_some() && s.committed.is_some_and(|index| index > 0))

@@ -1,3 +1,5 @@
+//! The store on disk: reopening, damage, and a folder in use.
+
 use super::*;
 use crate::state::folder::DAMAGED_KEPT_MAX;
 
@@ -69,9 +71,8 @@ fn losing_the_race_for_the_lock_is_not_damage() {
     // What `open` meets when another process takes the lock after it was found free.
     let config = Config::new().path(folder.path().join("state")).flush_every_ms(None);
     let failure = guarded(|| config.open()).err().unwrap();
-    assert!(
-        matches!(classify(failure), OpenError::Refused(e) if e.kind() == io::ErrorKind::ResourceBusy)
-    );
+    let OpenError::Refused(error) = classify(failure) else { panic!("taken for damage") };
+    assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
 }
 
 #[test]
