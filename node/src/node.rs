@@ -9,6 +9,7 @@ mod readiness;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -50,18 +51,14 @@ impl Node {
         let tasks = Tasks::new();
         let metrics = Arc::new(Metrics::new());
         let portrait = SelfPortrait::new(identity);
-        let (services, slots) = rpc::services(portrait.clone(), &tasks);
+        let put_deadline = Duration::from_millis(config.put_deadline_ms);
+        let (services, slots) = rpc::services(portrait.clone(), put_deadline, &world, &tasks);
         let (ready_tx, ready) = watch::channel(Err("the node is starting".to_owned()));
         let (api_tx, api) = watch::channel(None);
         rpc::serve(peer_door, services, &tasks);
-        let door = http::Door {
-            api,
-            ready: ready.clone(),
-            metrics: metrics.clone(),
-            entropy: world.entropy.clone(),
-            tasks: tasks.clone(),
-        };
-        door.serve(kinesis_door);
+        let entropy = world.entropy.clone();
+        http::Door::new(api, ready.clone(), metrics.clone(), entropy, http::Limits::default())
+            .open(kinesis_door, &tasks);
 
         let floors = Arc::new(OnceLock::new());
         let boot = boot::Boot {
@@ -111,16 +108,6 @@ impl Node {
             floors.shutdown().await;
         }
         self.tasks.shutdown().await;
-    }
-
-    /// Why the node must stop, once it must.
-    pub async fn failure(&self) -> String {
-        unimplemented!()
-    }
-
-    /// Closes the doors, hands over leadership, flushes, ends.
-    pub async fn shutdown(self) {
-        unimplemented!()
     }
 }
 

@@ -25,6 +25,10 @@ pub enum Open {
 
 /// A folder tree of one node.
 pub trait Disk: Send + Sync + 'static {
+    /// Whether paths are the operating system's, so that a library that opens files by itself finds them.
+    fn is_native(&self) -> bool {
+        false
+    }
     /// Creates the folder and its parents where missing.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// The names of the files in `dir` (no folders), sorted.

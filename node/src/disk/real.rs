@@ -23,6 +23,10 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Disk for RealDisk {
+    fn is_native(&self) -> bool {
+        true
+    }
+
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         fs::create_dir_all(dir)
     }

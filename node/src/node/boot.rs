@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::sync::watch;
-use tristream_proto::domain::GroupId;
+use tristream_proto::domain::{GroupId, TokenKey};
 
 use super::readiness;
 use crate::api::Api;
@@ -24,11 +24,14 @@ use crate::router::Router;
 use crate::rpc;
 use crate::shard::Shards;
 use crate::state::{MemoryTables, SledTables, Tables};
-use crate::tasks::Tasks;
+use crate::tasks::{Kind, Tasks};
 use crate::world::World;
 
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Each founder leaves the ones before it this long to initialise the metadata group.
+const INITIALISE_TURN: Duration = Duration::from_secs(3);
 
 /// What is needed to bring the node up.
 pub(super) struct Boot {
@@ -106,8 +109,7 @@ impl Boot {
         let inbound = Inbound::new(groups.clone(), roster.cluster.clone());
         self.rpc.inbound.send_replace(Some(inbound));
         if fresh {
-            // Every founder does this: the first entry is the same on all, so it is the same log.
-            groups.initialize(GroupId::META, &roster.ids()).await?;
+            self.initialise_metadata(&groups, &roster);
         }
         let shards = Shards::new(
             groups.clone(),
@@ -137,7 +139,16 @@ impl Boot {
             self.world.entropy.clone(),
         );
         self.rpc.router.send_replace(Some(router.clone()));
-        let api = Api::new(&self.config, router, &self.world, self.metrics.clone());
+        let api = Api {
+            token_key: TokenKey::derived_from(&router.roster().cluster),
+            streams: Arc::new(router),
+            clock: self.world.clock.clone(),
+            entropy: self.world.entropy.clone(),
+            account: self.config.account.clone(),
+            region: self.config.region.clone(),
+            iterator_life: Duration::from_secs(self.config.iterator_seconds),
+            put_deadline: Duration::from_millis(self.config.put_deadline_ms),
+        };
         self.api.send_replace(Some(Arc::new(api)));
         self.watch_readiness(&groups, placement.groups_open).await;
         Ok(())
@@ -167,6 +178,20 @@ impl Boot {
         let identity = self.portrait.identity();
         let me = founding.names(&identity).context("this folder is not in the founding document")?;
         Ok(Roster { cluster: founding.cluster.clone(), me: me.node, members })
+    }
+
+    /// Gives the new metadata group its members. The first founder does it at once; the others only if it
+    /// does not, for two at a time are safe (`placement/initialise.rs` says why) but cost an election.
+    fn initialise_metadata(&self, groups: &Groups, roster: &Roster) {
+        let (groups, ids) = (groups.clone(), roster.ids());
+        let rank = ids.iter().position(|id| *id == roster.me).unwrap_or_default();
+        self.tasks.spawn(Kind::Boot, async move {
+            tokio::time::sleep(INITIALISE_TURN * rank as u32).await;
+            let blank = groups.status(GroupId::META).is_none_or(|s| s.members.is_empty());
+            if blank && let Err(error) = groups.initialize(GroupId::META, &ids).await {
+                tracing::warn!(%error, "could not initialise the metadata group");
+            }
+        });
     }
 
     async fn open_log(&mut self) -> anyhow::Result<Log> {

@@ -141,11 +141,6 @@ impl Router {
         self.inner.metadata.view()
     }
 
-    /// The shard of this group, when it is open on this node.
-    pub fn local_shard(&self, _group: GroupId) -> Option<crate::shard::Handle> {
-        unimplemented!()
-    }
-
     /// Who leads a group, as far as this node knows.
     pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
         if group.is_meta() {

@@ -13,15 +13,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
-use tristream_proto::wire::peer_server::PeerServer;
 use tristream_proto::wire::raft_server::RaftServer;
-use tristream_proto::wire::tristream_server::TristreamServer;
 
 use crate::founding::SelfPortrait;
 use crate::net::{Listener, Stream};
 use crate::raft::Inbound;
 use crate::router::Router;
 use crate::tasks::{Kind, Tasks};
+use crate::world::World;
 
 pub use client_service::ClientService;
 pub use peer_service::PeerService;
@@ -49,13 +48,18 @@ pub struct Services {
 }
 
 /// The services, and the slots that they wait for.
-pub fn services(portrait: SelfPortrait, tasks: &Tasks) -> (Services, Slots) {
+pub fn services(
+    portrait: SelfPortrait,
+    put_deadline: Duration,
+    world: &World,
+    tasks: &Tasks,
+) -> (Services, Slots) {
     let (inbound, inbound_rx) = watch::channel(None);
     let (router, router_rx) = watch::channel(None);
     let services = Services {
         raft: RaftService::new(inbound_rx),
         peer: PeerService::new(portrait, router_rx.clone()),
-        client: ClientService::new(router_rx, tasks.clone()),
+        client: ClientService::new(router_rx, tasks.clone(), world.clock.clone(), put_deadline),
     };
     (services, Slots { inbound, router })
 }
@@ -66,16 +70,12 @@ pub fn serve(listener: Box<dyn Listener>, services: Services, tasks: &Tasks) {
     let raft = RaftServer::new(raft)
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
-    let peer = PeerServer::new(peer);
-    let client = TristreamServer::new(client)
-        .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
     let server = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES * 2)
         .add_service(raft)
-        .add_service(peer)
-        .add_service(client);
+        .add_service(peer.into_server())
+        .add_service(client.into_server());
     let incoming = futures::stream::unfold(listener, |listener| async move {
         Some((accept(&*listener).await, listener))
     });

@@ -26,6 +26,7 @@ pub(super) fn of_append(error: AppendError) -> wire::Refusal {
         AppendError::Throttled { .. } => of(Kind::Throttled, error),
         AppendError::Unavailable(_) => of(Kind::Unavailable, error),
         AppendError::Unknown(_) => of(Kind::Unknown, error),
+        AppendError::Invalid(_) => of(Kind::Invalid, error),
     }
 }
 
