@@ -89,6 +89,7 @@ async fn at_risk(disk: &SimulatedDisk) -> Arc<dyn File> {
 }
 
 async fn content(disk: &SimulatedDisk) -> Vec<u8> {
+    let disk = disk.restarted();
     let file = disk.open(Path::new("/d/f"), Open::Existing).unwrap();
     let len = file.len().unwrap() as usize;
     file.read_at(0, len).await.unwrap().to_vec()
@@ -120,6 +121,7 @@ async fn a_process_crash_loses_nothing_and_proves_nothing() {
         let before = at_risk(&disk).await;
         disk.process_crash();
         assert!(before.sync().await.is_err(), "a dead handle");
+        assert!(disk.list(Path::new("/d")).is_err(), "a dead handle");
         assert_eq!(content(&disk).await.len(), 12_000);
         disk.power_loss(seed);
         lost += usize::from(content(&disk).await.len() < 12_000);
@@ -147,7 +149,7 @@ async fn an_unsynced_name_may_be_lost() {
         at_risk(&disk).await;
         disk.rename(Path::new("/d/f"), Path::new("/d/g")).unwrap();
         disk.power_loss(seed);
-        let names = disk.list(Path::new("/d")).unwrap();
+        let names = disk.restarted().list(Path::new("/d")).unwrap();
         lost += usize::from(names == ["f"]);
         assert!(!names.is_empty(), "a rename has one of both names, or both");
     }

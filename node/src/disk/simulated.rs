@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
@@ -21,10 +21,12 @@ use super::{Disk, File, Open, Space};
 /// Unsynced bytes are kept or lost in pieces of this size.
 const SECTOR_BYTES: usize = 512;
 
-/// A disk in memory. Clones are the same disk.
+/// A disk in memory. Clones are the same disk in the hands of the same process: after a crash they are
+/// dead, and `restarted` gives the next process its handle. Faults are injected through any of them.
 #[derive(Clone)]
 pub struct SimulatedDisk {
     inner: Arc<Inner>,
+    life: u64,
 }
 
 struct Inner {
@@ -83,7 +85,13 @@ impl SimulatedDisk {
     pub fn new() -> SimulatedDisk {
         let state = State { capacity_bytes: 1 << 40, ..State::default() };
         let inner = Inner { state: Mutex::new(state), held: watch::channel(false).0 };
-        SimulatedDisk { inner: Arc::new(inner) }
+        SimulatedDisk { inner: Arc::new(inner), life: 0 }
+    }
+
+    /// A handle for the process that starts after a crash.
+    pub fn restarted(&self) -> SimulatedDisk {
+        let life = self.inner.state.lock().life;
+        SimulatedDisk { inner: Arc::clone(&self.inner), life }
     }
 
     /// The process dies: open handles and locks are gone, every byte written stays readable, and what
@@ -281,19 +289,26 @@ impl Inner {
     }
 }
 
+impl SimulatedDisk {
+    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.inner.state.lock();
+        if state.life == self.life { Ok(state) } else { Err(dead()) }
+    }
+}
+
 fn dead() -> io::Error {
     io::Error::other("the process that opened this crashed")
 }
 
 impl Disk for SimulatedDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.inner.state.lock();
+        let mut state = self.alive()?;
         state.dirs.extend(dir.ancestors().map(Path::to_owned));
         Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.inner.state.lock();
+        let state = self.alive()?;
         if !state.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -303,7 +318,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
-        let mut state = self.inner.state.lock();
+        let mut state = self.alive()?;
         let file = match (state.names.get(path).copied(), how) {
             (Some(file), Open::Existing) => file,
             (None, Open::Existing) => return Err(io::ErrorKind::NotFound.into()),
@@ -324,7 +339,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.inner.state.lock();
+        let mut state = self.alive()?;
         if !state.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -333,7 +348,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.inner.state.lock();
+        let mut state = self.alive()?;
         let file = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         state.rename(NameChange::Set { path: to.to_owned(), file });
         state.rename(NameChange::Remove { path: from.to_owned() });
@@ -343,7 +358,7 @@ impl Disk for SimulatedDisk {
     fn sync_dir<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             self.inner.wait_for_release().await;
-            let mut state = self.inner.state.lock();
+            let mut state = self.alive()?;
             if !state.dirs.contains(dir) {
                 return Err(io::ErrorKind::NotFound.into());
             }
@@ -359,13 +374,13 @@ impl Disk for SimulatedDisk {
     }
 
     fn space(&self, _dir: &Path) -> io::Result<Space> {
-        let state = self.inner.state.lock();
+        let state = self.alive()?;
         let (total_bytes, used) = (state.capacity_bytes, state.used_bytes());
         Ok(Space { free_bytes: total_bytes.saturating_sub(used), total_bytes })
     }
 
     fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        let mut state = self.inner.state.lock();
+        let mut state = self.alive()?;
         let life = state.life;
         if state.locks.contains_key(dir) {
             return Err(io::ErrorKind::WouldBlock.into());

@@ -76,13 +76,19 @@ impl Bench {
     /// The process is killed.
     pub(super) async fn kill(&mut self) {
         self.simulated.as_ref().unwrap().process_crash();
-        self.stop().await;
+        self.restart().await;
     }
 
     /// The power fails.
     pub(super) async fn lose_power(&mut self, seed: u64) {
         self.simulated.as_ref().unwrap().power_loss(seed);
+        self.restart().await;
+    }
+
+    async fn restart(&mut self) {
         self.stop().await;
+        let disk = self.simulated.as_ref().unwrap().restarted();
+        (self.disk, self.simulated) = (Arc::new(disk.clone()), Some(disk));
     }
 
     /// The reason for which the node must stop. Waits for it.
