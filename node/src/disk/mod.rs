@@ -3,7 +3,10 @@
 //! Invariant: bytes written are durable only after `File::sync` answered `Ok`; a created, renamed or
 //! removed name only after `Disk::sync_dir` of its folder. Must not know what the files hold.
 
+#[cfg(test)]
+mod contract;
 mod real;
+mod simulated;
 
 use std::io;
 use std::path::Path;
@@ -13,6 +16,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use real::RealDisk;
+pub use simulated::SimulatedDisk;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,13 @@ pub trait File: Send + Sync + 'static {
     fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>>;
     /// Makes everything written durable (fdatasync: data and length).
     fn sync(&self) -> BoxFuture<'_, io::Result<()>>;
+    /// `write_at`, then `sync`; a disk may do both in one step.
+    fn write_synced(&self, offset: u64, parts: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.write_at(offset, parts).await?;
+            self.sync().await
+        })
+    }
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> BoxFuture<'_, io::Result<()>>;
 }

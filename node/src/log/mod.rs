@@ -3,6 +3,30 @@
 //! Owns durability. Invariant: whoever was told `Ok` for an append, a vote or a truncation finds it again
 //! after any crash; a torn tail is cut, and what an unproven tail held is made durable again before it
 //! is reported. Must not know Raft's rules or what a payload means.
+//!
+//! ```text
+//!  append, save_vote, ..   apply to the index and queue the frames, under one lock      (write, state, group)
+//!          |  bounded queue
+//!      committer           drain -> one block -> one sync -> publish -> callbacks       (committer, segment, frame)
+//!          |  0000000001.seg 0000000002.seg ..
+//!   keeper    read         drop and rewrite what is mostly dead | serve from memory or file
+//! ```
+//!
+//! A write or sync that fails stops the log: everything pending and everything later gets an error, and
+//! nothing is tried again. Whether what got an error is on disk, nobody knows before the next `open`.
+
+mod committer;
+mod frame;
+mod group;
+mod keeper;
+mod read;
+mod recovery;
+mod segment;
+mod state;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod write;
 
 use std::io;
 use std::ops::Range;
@@ -10,12 +34,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
 
 use crate::disk::Disk;
 use crate::entropy::Entropy;
 use crate::metrics::Metrics;
-use crate::tasks::Tasks;
+use crate::tasks::{Kind, Tasks};
+
+use committer::Committer;
+use group::Group;
+use state::{Done, State, Stop};
 
 /// Identity of an entry: Raft's log id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,97 +115,193 @@ pub struct Config {
 
 /// The log of a node. Clones are handles.
 #[derive(Clone)]
-pub struct Log {}
+pub struct Log {
+    shared: Arc<Shared>,
+}
 
 /// One group's part of the log. Clones are handles.
 #[derive(Clone)]
-pub struct GroupLog {}
+pub struct GroupLog {
+    shared: Arc<Shared>,
+    group: GroupId,
+}
+
+/// What the handles and the log's tasks share.
+struct Shared {
+    config: Config,
+    disk: Arc<dyn Disk>,
+    entropy: Arc<dyn Entropy>,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    /// Bytes of the queue that are free.
+    room: Arc<Semaphore>,
+    room_bytes: usize,
+    /// Wakes the committer.
+    work: Notify,
+    /// Wakes the keeper.
+    keep: Notify,
+    /// Fires when the committer has ended.
+    ended: CancellationToken,
+}
+
+impl Shared {
+    /// Takes in nothing more, and answers everything that waits with an error. The first reason counts.
+    fn stop(&self, reason: Stop) {
+        let (queue, groups) = {
+            let mut state = self.state.lock();
+            state.stop.get_or_insert(reason);
+            state.queued_bytes = 0;
+            let groups: Vec<_> = state.groups.values().map(|group| group.changed.clone()).collect();
+            (std::mem::take(&mut state.queue), groups)
+        };
+        self.room.close();
+        for done in queue.into_iter().filter_map(|write| write.done) {
+            done.call(Err(self.stopped()));
+        }
+        groups.iter().for_each(|changed| changed.notify_waiters());
+    }
+
+    /// The error of a log that stopped.
+    fn stopped(&self) -> io::Error {
+        self.state.lock().stop.as_ref().unwrap_or(&Stop::Closed).error()
+    }
+}
 
 impl Log {
     /// Opens or creates the log: scans what is there, cuts a torn tail, rewrites the unproven tail durably.
+    ///
+    /// # Errors
+    /// `InvalidData`: damage that is no torn tail; `Unsupported`: written by a newer version. Nothing was
+    /// changed then. Others: the disk's; trying again is safe.
     pub async fn open(
-        _config: Config,
-        _disk: Arc<dyn Disk>,
-        _entropy: Arc<dyn Entropy>,
-        _tasks: Tasks,
-        _metrics: Arc<Metrics>,
+        config: Config,
+        disk: Arc<dyn Disk>,
+        entropy: Arc<dyn Entropy>,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
     ) -> io::Result<Log> {
-        unimplemented!()
+        let recovered = recovery::recover(&config.dir, &*disk, &*entropy, &metrics).await?;
+        let room_bytes = config.queue_bytes.clamp(1, (u32::MAX >> 4) as usize);
+        let shared = Arc::new(Shared {
+            config,
+            disk,
+            entropy,
+            tasks: tasks.clone(),
+            metrics,
+            state: Mutex::new(recovered.state),
+            room: Arc::new(Semaphore::new(room_bytes)),
+            room_bytes,
+            work: Notify::new(),
+            keep: Notify::new(),
+            ended: CancellationToken::new(),
+        });
+        let committer = Committer::new(Arc::clone(&shared), recovered.active, recovered.next);
+        tasks.spawn_to_end(Kind::Committer, committer.run());
+        tasks.spawn(Kind::LogKeeper, keeper::run(Arc::clone(&shared)));
+        shared.keep.notify_one();
+        Ok(Log { shared })
     }
 
     /// The groups that have anything in the log and were not removed.
     pub fn groups(&self) -> Vec<GroupId> {
-        unimplemented!()
+        let state = self.shared.state.lock();
+        let known = state.groups.iter().filter(|(_, group)| !group.is_empty());
+        known.map(|(id, _)| *id).collect()
     }
 
     /// A handle on `group`, which may be new.
-    pub fn group(&self, _group: GroupId) -> GroupLog {
-        unimplemented!()
+    pub fn group(&self, group: GroupId) -> GroupLog {
+        GroupLog { shared: Arc::clone(&self.shared), group }
     }
 
     /// Forgets a group for good: durable when it returns; its space comes back in the background.
-    /// A removed id is never used again.
-    pub async fn remove(&self, _group: GroupId) -> io::Result<()> {
-        unimplemented!()
+    /// A removed id is never used again. Removing twice, or what is not there, is fine.
+    pub async fn remove(&self, group: GroupId) -> io::Result<()> {
+        self.shared.remove(group).await
     }
 
     /// Makes everything accepted so far durable and closes the segment. The node is stopping.
     pub async fn close(&self) -> io::Result<()> {
-        unimplemented!()
+        self.shared.state.lock().stop.get_or_insert(Stop::Closed);
+        self.shared.work.notify_one();
+        self.shared.ended.cancelled().await;
+        match self.shared.state.lock().stop.clone() {
+            Some(stop @ Stop::Failed(_)) => Err(stop.error()),
+            _ => Ok(()),
+        }
     }
 }
 
 impl GroupLog {
     /// What is known of the group now.
     pub fn state(&self) -> GroupState {
-        unimplemented!()
+        let state = self.shared.state.lock();
+        state.groups.get(&self.group).map(Group::state).unwrap_or_default()
     }
 
     /// Appends entries (consecutive, following the last). They are readable when this returns and durable
     /// when `flushed` is called with `Ok`. Waits only for room in the queue.
-    pub async fn append(&self, _entries: Vec<Entry>, _flushed: Flushed) -> io::Result<()> {
-        unimplemented!()
+    ///
+    /// `flushed` is called exactly once, with the error too when this returns one. Callbacks run on the
+    /// committer's task, in the order of the calls: they must not block.
+    ///
+    /// # Errors
+    /// `InvalidInput`: not consecutive, or larger than the format allows: did not happen. `NotFound`: the
+    /// group was removed. Others: the log stopped.
+    pub async fn append(&self, entries: Vec<Entry>, flushed: Flushed) -> io::Result<()> {
+        self.shared.append(self.group, entries, Done::new(flushed)).await
     }
 
-    /// Removes the entries after `last` (all when `None`); durable when it returns.
-    pub async fn truncate_after(&self, _last: Option<u64>) -> io::Result<()> {
-        unimplemented!()
+    /// Removes the entries after `last` (all when `None`); durable when it returns. Checkpoints that cover
+    /// a removed entry go too.
+    pub async fn truncate_after(&self, last: Option<u64>) -> io::Result<()> {
+        self.shared.truncate_after(self.group, last).await
     }
 
-    /// Removes the entries up to `upto`; durable when it returns.
-    pub async fn purge(&self, _upto: EntryId) -> io::Result<()> {
-        unimplemented!()
+    /// Removes the entries up to `upto`; durable when it returns. It may lie beyond the last entry, which
+    /// it becomes then. Purging what is purged does nothing.
+    pub async fn purge(&self, upto: EntryId) -> io::Result<()> {
+        self.shared.purge(self.group, upto).await
     }
 
     /// Saves the vote; durable when it returns.
-    pub async fn save_vote(&self, _vote: Bytes) -> io::Result<()> {
-        unimplemented!()
+    pub async fn save_vote(&self, vote: Bytes) -> io::Result<()> {
+        self.shared.save_vote(self.group, vote).await
     }
 
     /// Notes the committed id, without a sync of its own.
-    pub fn save_committed(&self, _committed: Option<EntryId>) {
-        unimplemented!()
+    pub fn save_committed(&self, committed: Option<EntryId>) {
+        self.shared.save_committed(self.group, committed);
     }
 
     /// Keeps a machine's state as of `applied`, which must be in the log. Not awaited by anyone: it becomes
     /// durable with the next sync, after the entries it covers.
-    pub async fn checkpoint(&self, _applied: EntryId, _state: Bytes) -> io::Result<()> {
-        unimplemented!()
+    ///
+    /// One of an entry that the log does not hold (a snapshot from the leader, before its `purge`) is kept
+    /// but not reported until it does; one below the purge point is not reported any more. Of many, the two
+    /// that cover most are kept. Waits only for room in the queue.
+    pub async fn checkpoint(&self, applied: EntryId, state: Bytes) -> io::Result<()> {
+        self.shared.checkpoint(self.group, applied, state).await
     }
 
     /// Entries of `range` from its start, up to about `bytes_max` (at least one when there is one).
     /// Ends early at the end of the log. Asking below the purge point is an error.
-    pub async fn read(&self, _range: Range<u64>, _bytes_max: usize) -> io::Result<Vec<Entry>> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `InvalidInput`: below the purge point. `InvalidData`: damaged on disk; never wrong data.
+    pub async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        self.shared.read(self.group, range, bytes_max).await
     }
 
-    /// Index of the last durable entry.
+    /// Index of the last durable entry, or of the purge point.
     pub fn durable(&self) -> Option<u64> {
-        unimplemented!()
+        self.shared.state.lock().groups.get(&self.group).and_then(Group::durable)
     }
 
-    /// Resolves when the entry at `index` is durable (or was removed).
-    pub async fn wait_durable(&self, _index: u64) -> io::Result<()> {
-        unimplemented!()
+    /// Resolves when the entry at `index` is durable (or was removed). An index beyond the last entry
+    /// counts as removed.
+    pub async fn wait_durable(&self, index: u64) -> io::Result<()> {
+        self.shared.wait_durable(self.group, index).await
     }
 }

@@ -1,0 +1,490 @@
+//! A disk in memory that fails like a real one: for tests, and for simulation.
+//!
+//! Invariant: after `power_loss` only what was synced is certain; after `process_crash` everything
+//! written is still readable, and no more durable than before. Handles opened before either are dead.
+//! The same calls with the same seeds give the same bytes. Must not know what the files hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+
+use super::{Disk, File, Open, Space};
+
+/// Unsynced bytes are kept or lost in pieces of this size.
+const SECTOR_BYTES: usize = 512;
+
+/// A disk in memory. Clones are the same disk in the hands of the same process: after a crash they are
+/// dead, and `restarted` gives the next process its handle. Faults are injected through any of them.
+#[derive(Clone)]
+pub struct SimulatedDisk {
+    inner: Arc<Inner>,
+    life: u64,
+}
+
+struct Inner {
+    state: Mutex<State>,
+    /// Whether syncs are held.
+    held: watch::Sender<bool>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write { offset: usize, bytes: Bytes },
+    Cut { len: usize },
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    /// What reads see.
+    now: Vec<u8>,
+    /// What is certain to survive.
+    durable: Vec<u8>,
+    /// Changes since the last sync.
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Set { path: PathBuf, file: u64 },
+    Remove { path: PathBuf },
+}
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<u64, Content>,
+    next_file: u64,
+    dirs: BTreeSet<PathBuf>,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    unsynced_names: Vec<NameChange>,
+    locks: BTreeMap<PathBuf, u64>,
+    /// Counts crashes: handles of an earlier life are dead.
+    life: u64,
+    capacity_bytes: u64,
+    failing_syncs: u32,
+    syncs: u64,
+    waiting_syncs: usize,
+}
+
+impl Default for SimulatedDisk {
+    fn default() -> Self {
+        SimulatedDisk::new()
+    }
+}
+
+impl SimulatedDisk {
+    /// An empty disk of 1 TiB.
+    pub fn new() -> SimulatedDisk {
+        let state = State { capacity_bytes: 1 << 40, ..State::default() };
+        let inner = Inner { state: Mutex::new(state), held: watch::channel(false).0 };
+        SimulatedDisk { inner: Arc::new(inner), life: 0 }
+    }
+
+    /// A handle for the process that starts after a crash.
+    pub fn restarted(&self) -> SimulatedDisk {
+        let life = self.inner.state.lock().life;
+        SimulatedDisk { inner: Arc::clone(&self.inner), life }
+    }
+
+    /// The process dies: open handles and locks are gone, every byte written stays readable, and what
+    /// was not synced stays at risk.
+    pub fn process_crash(&self) {
+        self.inner.state.lock().crash();
+    }
+
+    /// The power fails: of what was not synced, `seed` decides what is kept, lost or torn. Names that
+    /// were not synced survive in the order in which they were changed.
+    pub fn power_loss(&self, seed: u64) {
+        let mut state = self.inner.state.lock();
+        state.crash();
+        let mut random = SmallRng::seed_from_u64(seed);
+        let kept = random.random_range(0..=state.unsynced_names.len());
+        let changes = std::mem::take(&mut state.unsynced_names);
+        changes[..kept].iter().for_each(|change| apply_name(&mut state.durable_names, change));
+        state.names = state.durable_names.clone();
+        for content in state.files.values_mut() {
+            content.lose_power(&mut random);
+        }
+        state.forget_unnamed();
+    }
+
+    /// The next `count` syncs of files answer with an I/O error. What they were to make durable is marked
+    /// clean, as kernels do: it stays readable, later syncs succeed, and only a power loss shows that it
+    /// never reached the disk.
+    pub fn fail_syncs(&self, count: u32) {
+        self.inner.state.lock().failing_syncs = count;
+    }
+
+    /// Syncs wait until `release_syncs`.
+    pub fn hold_syncs(&self) {
+        self.inner.held.send_replace(true);
+    }
+
+    /// Lets held syncs go on.
+    pub fn release_syncs(&self) {
+        self.inner.held.send_replace(false);
+    }
+
+    /// How many syncs are held now.
+    pub fn waiting_syncs(&self) -> usize {
+        self.inner.state.lock().waiting_syncs
+    }
+
+    /// How many syncs of files were asked for so far.
+    pub fn syncs(&self) -> u64 {
+        self.inner.state.lock().syncs
+    }
+
+    /// Sets the size of the disk: writes that need more fail with `StorageFull`.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.inner.state.lock().capacity_bytes = bytes;
+    }
+
+    /// Flips one bit, for good.
+    ///
+    /// # Errors
+    /// `NotFound`: no such file. `UnexpectedEof`: it has no such byte.
+    pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> io::Result<()> {
+        let mut state = self.inner.state.lock();
+        let file = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let content = state.files.get_mut(&file).ok_or(io::ErrorKind::NotFound)?;
+        let at = offset as usize;
+        *content.now.get_mut(at).ok_or(io::ErrorKind::UnexpectedEof)? ^= 1 << bit;
+        if let Some(byte) = content.durable.get_mut(at) {
+            *byte ^= 1 << bit;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn crash(&mut self) {
+        self.life += 1;
+        self.locks.clear();
+        self.waiting_syncs = 0;
+        self.failing_syncs = 0;
+        self.forget_unnamed();
+    }
+
+    /// Files without a name, now or after a power loss, go with the last handle.
+    fn forget_unnamed(&mut self) {
+        let mut named: BTreeSet<u64> = self.names.values().copied().collect();
+        named.extend(self.durable_names.values());
+        named.extend(self.unsynced_names.iter().filter_map(|change| match change {
+            NameChange::Set { file, .. } => Some(*file),
+            NameChange::Remove { .. } => None,
+        }));
+        self.files.retain(|file, _| named.contains(file));
+    }
+
+    fn rename(&mut self, change: NameChange) {
+        apply_name(&mut self.names, &change);
+        self.unsynced_names.push(change);
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let size = |file: &u64| self.files.get(file).map_or(0, |content| content.now.len() as u64);
+        self.names.values().map(size).sum()
+    }
+}
+
+fn apply_name(names: &mut BTreeMap<PathBuf, u64>, change: &NameChange) {
+    match change {
+        NameChange::Set { path, file } => names.insert(path.clone(), *file),
+        NameChange::Remove { path } => names.remove(path),
+    };
+}
+
+impl NameChange {
+    fn path(&self) -> &Path {
+        match self {
+            NameChange::Set { path, .. } | NameChange::Remove { path } => path,
+        }
+    }
+}
+
+impl Content {
+    fn change(&mut self, change: Change) {
+        apply(&mut self.now, &change);
+        self.unsynced.push(change);
+    }
+
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.unsynced) {
+            apply(&mut self.durable, &change);
+        }
+    }
+
+    fn lose_power(&mut self, random: &mut SmallRng) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match (random.random_range(0..4), change) {
+                (0, _) => {}
+                (1, change) => apply(&mut self.durable, &change),
+                (2, Change::Write { offset, bytes }) => {
+                    let kept = random.random_range(0..=bytes.len());
+                    let bytes = bytes.slice(..kept);
+                    apply(&mut self.durable, &Change::Write { offset, bytes });
+                }
+                (_, Change::Write { offset, bytes }) => {
+                    keep_sectors(&mut self.durable, offset, &bytes, random);
+                }
+                (_, cut @ Change::Cut { .. }) => apply(&mut self.durable, &cut),
+            }
+        }
+        self.now = self.durable.clone();
+    }
+}
+
+fn keep_sectors(durable: &mut Vec<u8>, offset: usize, bytes: &Bytes, random: &mut SmallRng) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let sector_end = (offset + at + 1).next_multiple_of(SECTOR_BYTES) - offset;
+        let end = sector_end.min(bytes.len());
+        if random.random() {
+            let change = Change::Write { offset: offset + at, bytes: bytes.slice(at..end) };
+            apply(durable, &change);
+        }
+        at = end;
+    }
+}
+
+fn apply(content: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::Write { offset, bytes } => {
+            if !bytes.is_empty() && content.len() < offset + bytes.len() {
+                content.resize(offset + bytes.len(), 0);
+            }
+            if !bytes.is_empty() {
+                content[*offset..offset + bytes.len()].copy_from_slice(bytes);
+            }
+        }
+        Change::Cut { len } => content.resize(*len, 0),
+    }
+}
+
+impl Inner {
+    async fn wait_for_release(&self) {
+        if !*self.held.borrow() {
+            return;
+        }
+        let life = {
+            let mut state = self.state.lock();
+            state.waiting_syncs += 1;
+            state.life
+        };
+        // The sender lives as long as the disk.
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
+        let mut state = self.state.lock();
+        if state.life == life {
+            state.waiting_syncs -= 1;
+        }
+    }
+}
+
+impl SimulatedDisk {
+    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.inner.state.lock();
+        if state.life == self.life { Ok(state) } else { Err(dead()) }
+    }
+}
+
+fn dead() -> io::Error {
+    io::Error::other("the process that opened this crashed")
+}
+
+impl Disk for SimulatedDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.alive()?;
+        state.dirs.extend(dir.ancestors().map(Path::to_owned));
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.alive()?;
+        if !state.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        let names = inside.filter_map(|path| path.file_name());
+        Ok(names.map(|name| name.to_string_lossy().into_owned()).collect())
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        let mut state = self.alive()?;
+        let file = match (state.names.get(path).copied(), how) {
+            (Some(file), Open::Existing) => file,
+            (None, Open::Existing) => return Err(io::ErrorKind::NotFound.into()),
+            (Some(_), Open::New) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (None, Open::New) => {
+                if path.parent().is_none_or(|dir| !state.dirs.contains(dir)) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                let file = state.next_file;
+                state.next_file += 1;
+                state.files.insert(file, Content::default());
+                state.rename(NameChange::Set { path: path.to_owned(), file });
+                file
+            }
+        };
+        let life = state.life;
+        Ok(Arc::new(SimulatedFile { inner: Arc::clone(&self.inner), file, life }))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.alive()?;
+        if !state.names.contains_key(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        state.rename(NameChange::Remove { path: path.to_owned() });
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.alive()?;
+        let file = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        state.rename(NameChange::Set { path: to.to_owned(), file });
+        state.rename(NameChange::Remove { path: from.to_owned() });
+        Ok(())
+    }
+
+    fn sync_dir<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.inner.wait_for_release().await;
+            let mut state = self.alive()?;
+            if !state.dirs.contains(dir) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            for change in std::mem::take(&mut state.unsynced_names) {
+                if change.path().parent() == Some(dir) {
+                    apply_name(&mut state.durable_names, &change);
+                } else {
+                    state.unsynced_names.push(change);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn space(&self, _dir: &Path) -> io::Result<Space> {
+        let state = self.alive()?;
+        let (total_bytes, used) = (state.capacity_bytes, state.used_bytes());
+        Ok(Space { free_bytes: total_bytes.saturating_sub(used), total_bytes })
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let mut state = self.alive()?;
+        let life = state.life;
+        if state.locks.contains_key(dir) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        state.locks.insert(dir.to_owned(), life);
+        Ok(Box::new(Guard { inner: Arc::clone(&self.inner), dir: dir.to_owned(), life }))
+    }
+}
+
+/// A taken folder.
+struct Guard {
+    inner: Arc<Inner>,
+    dir: PathBuf,
+    life: u64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut state = self.inner.state.lock();
+        if state.locks.get(&self.dir) == Some(&self.life) {
+            state.locks.remove(&self.dir);
+        }
+    }
+}
+
+struct SimulatedFile {
+    inner: Arc<Inner>,
+    file: u64,
+    life: u64,
+}
+
+impl SimulatedFile {
+    fn with<T>(&self, act: impl FnOnce(&mut Content) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.inner.state.lock();
+        if state.life != self.life {
+            return Err(dead());
+        }
+        act(state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?)
+    }
+
+    fn write(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
+        let mut at = offset as usize;
+        for bytes in parts {
+            let mut state = self.inner.state.lock();
+            if state.life != self.life {
+                return Err(dead());
+            }
+            let len = state.files.get(&self.file).map_or(0, |content| content.now.len());
+            let grows = (at + bytes.len()).saturating_sub(len) as u64;
+            if state.used_bytes() + grows > state.capacity_bytes {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let content = state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            let next = at + bytes.len();
+            content.change(Change::Write { offset: at, bytes });
+            at = next;
+        }
+        Ok(())
+    }
+}
+
+impl File for SimulatedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.with(|content| Ok(content.now.len() as u64))
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>> {
+        let read = self.with(|content| {
+            let from = offset as usize;
+            let bytes = content.now.get(from..from + len).ok_or(io::ErrorKind::UnexpectedEof)?;
+            Ok(Bytes::copy_from_slice(bytes))
+        });
+        Box::pin(std::future::ready(read))
+    }
+
+    fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(std::future::ready(self.write(offset, parts)))
+    }
+
+    fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.inner.wait_for_release().await;
+            let mut state = self.inner.state.lock();
+            if state.life != self.life {
+                return Err(dead());
+            }
+            state.syncs += 1;
+            let fails = state.failing_syncs > 0;
+            state.failing_syncs -= u32::from(fails);
+            let content = state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            if fails {
+                content.unsynced.clear();
+                return Err(io::Error::other("injected I/O error in sync"));
+            }
+            content.sync();
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> BoxFuture<'_, io::Result<()>> {
+        let cut = self.with(|content| {
+            content.change(Change::Cut { len: len as usize });
+            Ok(())
+        });
+        Box::pin(std::future::ready(cut))
+    }
+}
