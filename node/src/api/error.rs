@@ -150,6 +150,15 @@ pub enum Error {
     Internal(String),
 }
 
+/// Longest text of a request that an error repeats, in bytes. AWS repeats everything; the longest that its
+/// own suite looks at is a list of 501 records, 33 kB.
+const ECHO_BYTES_MAX: usize = 64 << 10;
+
+/// As much of a request's text as an error may repeat.
+pub(super) fn echo(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ECHO_BYTES_MAX)]
+}
+
 impl Error {
     /// A member that cannot be converted.
     pub fn serialization(text: &str) -> Error {

@@ -30,14 +30,12 @@ mod put_records;
 
 #[cfg(test)]
 pub(crate) mod fake;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tristream_proto::domain::{ShardId, StreamName, TokenKey};
+use tristream_proto::domain::{Incarnation, ShardId, StreamName, TokenKey};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
@@ -205,9 +203,21 @@ impl Api {
         view.streams.get(name).cloned().ok_or_else(|| self.no_such_stream(name.as_str()))
     }
 
-    /// The stream if it takes and serves records, by the view at hand: for the data path.
+    /// The stream if it takes and serves records: for the data path. The view at hand decides, but it
+    /// never decides to refuse: another node may have told the caller of a newer one.
     async fn serving(&self, name: &StreamName) -> Option<Arc<Stream>> {
-        let stream = self.streams.stream(name).await?;
-        (stream.status == StreamStatus::Active).then_some(stream)
+        self.serving_since(name, Incarnation::default()).await
+    }
+
+    /// The same, when the caller knows of an incarnation already.
+    async fn serving_since(&self, name: &StreamName, known: Incarnation) -> Option<Arc<Stream>> {
+        let serves = |stream: &Arc<Stream>| {
+            stream.status == StreamStatus::Active && stream.incarnation >= known
+        };
+        if let Some(stream) = self.streams.stream(name).await.filter(serves) {
+            return Some(stream);
+        }
+        let view = self.streams.fresh_view().await;
+        view.streams.get(name).filter(|stream| serves(stream)).cloned()
     }
 }

@@ -32,6 +32,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams_max: u32,
+    /// Kinesis requests at work at a time on the node; one more is told to come later. Bounds what their
+    /// answers take.
+    pub requests_max: usize,
     /// Bytes of one request body.
     pub body_bytes_max: usize,
     /// Bytes of all request bodies in memory.
@@ -51,6 +54,7 @@ impl Default for Limits {
         Limits {
             connections_max: 4_096,
             streams_max: 256,
+            requests_max: 1_024,
             body_bytes_max: HTTP_BODY_BYTES_MAX,
             bodies_bytes_max: HTTP_BODIES_BYTES_MAX,
             head_wait: Duration::from_secs(60),
@@ -72,6 +76,8 @@ pub struct Door {
     pub(super) limits: Limits,
     /// Bytes of request bodies that may still be taken in.
     pub(super) bodies: Arc<Semaphore>,
+    /// Requests that may still begin to work.
+    pub(super) requests: Semaphore,
 }
 
 /// Spawns what a connection needs, as tasks of the node.
@@ -95,7 +101,8 @@ impl Door {
         limits: Limits,
     ) -> Door {
         let bodies = Arc::new(Semaphore::new(limits.bodies_bytes_max));
-        Door { api, ready, metrics, entropy, limits, bodies }
+        let requests = Semaphore::new(limits.requests_max);
+        Door { api, ready, metrics, entropy, limits, bodies, requests }
     }
 
     /// Serves `listener` until the node stops. Returns at once; `Tasks::shutdown` waits for the requests at
