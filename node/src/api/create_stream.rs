@@ -6,8 +6,7 @@ use tristream_proto::domain::StreamName;
 use tristream_proto::domain::limits::{RECORD_BYTES_DEFAULT, SHARDS_DEFAULT};
 
 use super::validate::{Checks, NAME};
-use super::value::TextMap;
-use super::{Api, CONTROL_DEADLINE, Error, Members, Reply};
+use super::{Api, CONTROL_DEADLINE, Error, Members, Reply, TextMap};
 use crate::metadata::StreamMode;
 use crate::router::{self, NewStream};
 

@@ -1,5 +1,5 @@
-//! Streams in memory, for tests of the operations and the door: no cluster, a clock set by hand, and
-//! failures on demand.
+//! Streams in memory, for tests of the operations and the door: no cluster, a clock set by hand,
+//! and failures on demand.
 
 use std::collections::HashMap;
 use std::sync::Arc;

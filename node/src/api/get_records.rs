@@ -1,7 +1,8 @@
 //! GetRecords (kinesis-contract 10.14).
 //!
-//! `MillisBehindLatest` is 0 when the answer ends at the tip. Otherwise it is the age of the last record
-//! given, or, where none was given, of the newest record there is: the reader is at least that far back.
+//! `MillisBehindLatest` is 0 when the answer ends at the tip. Otherwise it is the age of the last
+//! record given, or, where none was given, of the newest record there is: the reader is at least
+//! that far back.
 
 use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
 use tristream_proto::domain::{IteratorError, ShardIterator, StoredRecord, Timestamp};

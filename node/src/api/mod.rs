@@ -1,8 +1,9 @@
 //! The Kinesis operations, one file each, on values without an encoding.
 //!
-//! Owns the meaning of requests: conversion of members, then constraints, then rules, in AWS's order
-//! (kinesis-contract 2, steps 9 to 11). Invariant: nothing is looked up, let alone changed, before the whole
-//! request is known to be well formed. Must not know HTTP, JSON, exception names, or where a shard lives.
+//! Owns the meaning of requests: conversion of members, then constraints, then rules, in AWS's
+//! order (kinesis-contract 2, steps 9 to 11). Invariant: nothing is looked up, let alone changed,
+//! before the whole request is known to be well formed. Must not know HTTP, JSON, exception names,
+//! or where a shard lives.
 //!
 //! A new operation is one file here and one line in `OPERATIONS`.
 
@@ -43,7 +44,7 @@ use crate::metadata::{Stream, StreamStatus};
 
 pub use error::Error;
 pub use streams::Streams;
-pub use value::{Members, Value};
+pub use value::{Members, TextMap, Value};
 
 /// How long a change of the metadata may take. The SDKs wait for 60 s.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
@@ -203,8 +204,8 @@ impl Api {
         view.streams.get(name).cloned().ok_or_else(|| self.no_such_stream(name.as_str()))
     }
 
-    /// The stream if it takes and serves records: for the data path. The view at hand decides, but it
-    /// never decides to refuse: another node may have told the caller of a newer one.
+    /// The stream if it takes and serves records: for the data path. The view at hand decides, but
+    /// it never decides to refuse: another node may have told the caller of a newer one.
     async fn serving(&self, name: &StreamName) -> Option<Arc<Stream>> {
         self.serving_since(name, Incarnation::default()).await
     }

@@ -1,7 +1,7 @@
 //! The constraints of the service model and AWS's words for breaking them (kinesis-contract 5).
 //!
-//! Invariant: all violations of a request are gathered before anything is looked up, and at most ten are
-//! told. Must not know what the members mean.
+//! Invariant: all violations of a request are gathered before anything is looked up, and at most
+//! ten are told. Must not know what the members mean.
 
 use std::fmt::Display;
 

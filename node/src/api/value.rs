@@ -1,8 +1,8 @@
 //! What an operation takes in and gives out, whatever the encoding: a tree of values.
 //!
 //! Owns the conversion of what was sent to what an operation wants, with AWS's error texts
-//! (kinesis-contract 4). Invariant: a member that is absent and one that is null are the same. Must not
-//! know JSON or CBOR: the codecs turn bytes into this tree and back.
+//! (kinesis-contract 4). Invariant: a member that is absent and one that is null are the same. Must
+//! not know JSON or CBOR: the codecs turn bytes into this tree and back.
 
 use std::borrow::Cow;
 

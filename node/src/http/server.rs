@@ -1,7 +1,8 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 with prior knowledge on one plain port.
 //!
-//! Invariant: at most `connections_max` connections are open; a connection that sends no request, or takes
-//! no answer, is closed after a while; when the node stops, requests at work are answered first.
+//! Invariant: at most `connections_max` connections are open; a connection that sends no request,
+//! or takes no answer, is closed after a while; when the node stops, requests at work are answered
+//! first.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -32,8 +33,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams_max: u32,
-    /// Kinesis requests at work at a time on the node; one more is told to come later. Bounds what their
-    /// answers take.
+    /// Kinesis requests at work at a time on the node; one more is told to come later. Bounds what
+    /// their answers take.
     pub requests_max: usize,
     /// Bytes of one request body.
     pub body_bytes_max: usize,
@@ -92,7 +93,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
 }
 
 impl Door {
-    /// A door. It can be opened before there is an api: Kinesis requests are then told to come later.
+    /// A door. It can be opened before there is an api: Kinesis requests are then told to come
+    /// later.
     pub fn new(
         api: watch::Receiver<Option<Arc<Api>>>,
         ready: watch::Receiver<Result<(), String>>,
@@ -105,8 +107,8 @@ impl Door {
         Door { api, ready, metrics, entropy, limits, bodies, requests }
     }
 
-    /// Serves `listener` until the node stops. Returns at once; `Tasks::shutdown` waits for the requests at
-    /// work, for at most `drain_wait`.
+    /// Serves `listener` until the node stops. Returns at once; `Tasks::shutdown` waits for the
+    /// requests at work, for at most `drain_wait`.
     pub fn open(self, listener: Box<dyn Listener>, tasks: &Tasks) {
         let accept = accept_all(Arc::new(self), listener, tasks.clone());
         // Dropped as a whole when the node stops: no connection is accepted after that.
@@ -125,7 +127,8 @@ async fn accept_all(door: Arc<Door>, listener: Box<dyn Listener>, tasks: Tasks) 
                 tasks.spawn_to_end(Kind::Connection, work);
             }
             Err(error) => {
-                // Out of file descriptors, or a client that went away at once: neither ends the door.
+                // Out of file descriptors, or a client that went away at once: neither ends the
+                // door.
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(Duration::from_millis(50)).await;
             }
@@ -176,7 +179,8 @@ async fn connection(door: Arc<Door>, stream: Stream, tasks: Tasks, _slot: OwnedS
 }
 
 fn builder(limits: &Limits, tasks: Tasks) -> auto::Builder<Spawner> {
-    /// Flow-control windows: one large body does not stall on round trips, many do not fill the memory.
+    /// Flow-control windows: one large body does not stall on round trips, many do not fill the
+    /// memory.
     const STREAM_WINDOW_BYTES: u32 = 1 << 20;
     const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
     const PING_EVERY: Duration = Duration::from_secs(20);
