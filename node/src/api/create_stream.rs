@@ -6,19 +6,18 @@ use tristream_proto::domain::StreamName;
 use tristream_proto::domain::limits::{RECORD_BYTES_DEFAULT, SHARDS_DEFAULT};
 
 use super::validate::{Checks, NAME};
-use super::{Api, CONTROL_DEADLINE, Error, Members, Reply};
+use super::{Api, CONTROL_DEADLINE, Error, Members, Reply, TextMap};
 use crate::metadata::StreamMode;
 use crate::router::{self, NewStream};
 
 /// Labels of one stream; the request may hold more, the stream may not.
 const TAGS_MAX: usize = 50;
-type Tags = Vec<(String, Option<String>)>;
 
 struct Input {
     name: Option<String>,
     shard_count: Option<i64>,
     mode: Option<Option<String>>,
-    tags: Option<Tags>,
+    tags: Option<TextMap>,
     warm_throughput: Option<i64>,
     record_kib_max: Option<i64>,
 }
@@ -109,7 +108,7 @@ pub(super) async fn run(api: &Api, input: Members) -> Result<Reply, Error> {
     })
 }
 
-fn check_tags(checks: &mut Checks, tags: &Tags) {
+fn check_tags(checks: &mut Checks, tags: &TextMap) {
     const LENGTH: &str = "Member must have length";
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let pairs: Vec<String> =

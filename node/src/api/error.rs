@@ -76,8 +76,8 @@ pub enum Error {
     /// Too many shards.
     #[error(
         "This request would exceed the shard limit for the account {account} in {region}. Current \
-         shard count for the account: {open}. Limit: {limit}. Number of additional shards that would \
-         have resulted from this request: {more}. Refer to the AWS Service Limits page \
+         shard count for the account: {open}. Limit: {limit}. Number of additional shards that \
+         would have resulted from this request: {more}. Refer to the AWS Service Limits page \
          (http://docs.aws.amazon.com/general/latest/gr/aws_service_limits.html) for current limits \
          and how to request higher limits."
     )]
@@ -114,7 +114,10 @@ pub enum Error {
     #[error("Invalid NextToken.")]
     InvalidPageToken,
     /// The pagination token is too old.
-    #[error("NextToken expired. It was created at time {} and is valid for 300 seconds.", java_date(*.issued))]
+    #[error(
+        "NextToken expired. It was created at time {} and is valid for 300 seconds.",
+        java_date(*.issued)
+    )]
     PageTokenExpired {
         /// When it was made.
         issued: Timestamp,
@@ -148,6 +151,15 @@ pub enum Error {
     /// Our own failure; the text is for the log.
     #[error("{0}")]
     Internal(String),
+}
+
+/// Longest text of a request that an error repeats, in bytes. AWS repeats everything; the longest
+/// that its own suite looks at is a list of 501 records, 33 kB.
+const ECHO_BYTES_MAX: usize = 64 << 10;
+
+/// As much of a request's text as an error may repeat.
+pub(super) fn echo(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ECHO_BYTES_MAX)]
 }
 
 impl Error {

@@ -1,1 +1,339 @@
+//! Streams in memory, for tests of the operations and the door: no cluster, a clock set by hand,
+//! and failures on demand.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tristream_proto::domain::{
+    GroupId, HashKeyRange, Incarnation, MapVersion, NodeId, ReadFrom, Record, RecordPosition,
+    SequenceNumber, Shard, ShardId, ShardMap, StoredRecord, StreamName, Timestamp, TokenKey,
+};
+use tristream_proto::wire;
+
+use super::{Api, Streams};
+use crate::clock::Clock;
+use crate::entropy::OsEntropy;
+use crate::metadata::{Stream, StreamStatus, View};
+use crate::router::{Error, NewStream};
+use crate::shard::{Page, Placed};
+
+/// Open shards that the fake bears.
+pub(crate) const SHARDS_MAX: usize = 1_000;
+
+/// A clock that stands still until it is moved.
+pub(crate) struct HandClock(AtomicU64);
+
+impl HandClock {
+    pub(crate) fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// The streams, and what shall go wrong with them.
+pub(crate) struct Fake {
+    pub(crate) clock: Arc<HandClock>,
+    state: Mutex<State>,
+    waiting: AtomicU64,
+    /// Puts wait for a permit once this is set up.
+    gate: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
+}
+
+#[derive(Default)]
+struct State {
+    view: View,
+    /// What the node at hand knows, if it lags behind.
+    lagging: Option<View>,
+    records: HashMap<GroupId, Vec<StoredRecord>>,
+    entries: u64,
+    put_faults: HashMap<ShardId, Error>,
+    read_fault: Option<Error>,
+    stale: bool,
+    panics: bool,
+}
+
+impl Fake {
+    pub(crate) fn new() -> Arc<Fake> {
+        let clock = Arc::new(HandClock(AtomicU64::new(1_790_000_000_250)));
+        Arc::new(Fake {
+            clock,
+            state: Mutex::default(),
+            waiting: AtomicU64::new(0),
+            gate: Mutex::default(),
+        })
+    }
+
+    /// Operations on the fake.
+    pub(crate) fn api(self: &Arc<Fake>) -> Arc<Api> {
+        Arc::new(Api {
+            streams: self.clone(),
+            clock: self.clock.clone(),
+            entropy: Arc::new(OsEntropy),
+            account: "000000000000".to_owned(),
+            region: "us-east-1".to_owned(),
+            token_key: TokenKey::derived_from("otter"),
+            iterator_life: Duration::from_secs(300),
+            put_deadline: Duration::from_secs(5),
+        })
+    }
+
+    pub(crate) fn set_status(&self, name: &str, status: StreamStatus) {
+        let name: StreamName = name.parse().unwrap();
+        let mut state = self.state.lock();
+        let mut stream = state.view.streams[&name].as_ref().clone();
+        stream.status = status;
+        state.view.streams.insert(name, Arc::new(stream));
+    }
+
+    pub(crate) fn forget(&self, name: &str) {
+        self.state.lock().view.streams.remove(&name.parse::<StreamName>().unwrap());
+    }
+
+    /// From now on puts to the shard of this index fail.
+    pub(crate) fn fail_puts(&self, shard: u32, error: Error) {
+        self.state.lock().put_faults.insert(ShardId::from(shard), error);
+    }
+
+    pub(crate) fn fail_reads(&self, error: Error) {
+        self.state.lock().read_fault = Some(error);
+    }
+
+    /// All that is known now.
+    pub(crate) fn view(&self) -> View {
+        self.state.lock().view.clone()
+    }
+
+    /// From now on the node at hand knows no more than this, until it asks.
+    pub(crate) fn lag_at(&self, view: View) {
+        self.state.lock().lagging = Some(view);
+    }
+
+    /// From now on a put waits until it is given a permit.
+    pub(crate) fn hold_puts(&self) -> Arc<tokio::sync::Semaphore> {
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        *self.gate.lock() = Some(gate.clone());
+        gate
+    }
+
+    /// Puts that came to the gate.
+    pub(crate) fn waiting_puts(&self) -> u64 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn read_stale(&self) {
+        self.state.lock().stale = true;
+    }
+
+    /// From now on every view panics.
+    pub(crate) fn panic(&self) {
+        self.state.lock().panics = true;
+    }
+
+    pub(crate) fn stored(&self) -> usize {
+        self.state.lock().records.values().map(Vec::len).sum()
+    }
+
+    pub(crate) fn stream_now(&self, name: &str) -> Arc<Stream> {
+        self.state.lock().view.streams[&name.parse::<StreamName>().unwrap()].clone()
+    }
+}
+
+fn shards(first_group: u64, count: u32, second: u64) -> Vec<Shard> {
+    let ranges = HashKeyRange::uniform(count).into_iter().enumerate();
+    let shard = |(index, range): (usize, HashKeyRange)| Shard {
+        id: ShardId::from(index as u32),
+        group: GroupId(first_group + index as u64),
+        range,
+        creation_second: second - 3,
+        parents: vec![],
+        replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
+        closed_second: None,
+    };
+    ranges.map(shard).collect()
+}
+
+impl State {
+    fn create(&mut self, new: NewStream, now: Timestamp) -> Result<(), Error> {
+        let streams = self.view.streams.values();
+        let open: usize = streams.map(|stream| stream.map.open().count()).sum();
+        if self.view.streams.contains_key(&new.name) {
+            return Err(Error::AlreadyExists(new.name));
+        }
+        if open + new.shard_count as usize > SHARDS_MAX {
+            return Err(Error::ShardLimit { open, limit: SHARDS_MAX });
+        }
+        let shards = shards(self.view.next_group + 1, new.shard_count, now.seconds());
+        self.view.next_group += u64::from(new.shard_count);
+        self.view.next_incarnation += 1;
+        let stream = Stream {
+            name: new.name.clone(),
+            incarnation: Incarnation(self.view.next_incarnation),
+            status: StreamStatus::Creating,
+            mode: new.mode,
+            created: now,
+            retention_hours: 24,
+            record_bytes_max: new.record_bytes_max,
+            tags: new.tags,
+            map: ShardMap::new(MapVersion(1), shards).unwrap(),
+        };
+        self.view.streams.insert(new.name, Arc::new(stream));
+        Ok(())
+    }
+
+    fn put(&mut self, shard: &Shard, records: Vec<Record>, now: Timestamp) -> Placed {
+        self.entries += 1;
+        let first = SequenceNumber {
+            creation_second: shard.creation_second,
+            shard: shard.id,
+            counter: RecordPosition { index: self.entries, position: 0 }.counter(),
+            record_second: now.seconds(),
+        };
+        let placed = Placed { first, count: records.len() as u32 };
+        let log = self.records.entry(shard.group).or_default();
+        for (record, sequence_number) in records.into_iter().zip(placed.numbers()) {
+            let Record { partition_key, data, .. } = record;
+            log.push(StoredRecord { sequence_number, arrival: now, partition_key, data });
+        }
+        placed
+    }
+
+    fn read(&self, shard: &Shard, from: RecordPosition, count_max: usize) -> Page {
+        let none = Vec::new();
+        let log = self.records.get(&shard.group).unwrap_or(&none);
+        let rest = log.iter().filter(|record| record.sequence_number.position() >= from);
+        let (all, records): (usize, Vec<_>) =
+            (rest.clone().count(), rest.take(count_max).cloned().collect());
+        Page {
+            next: records.last().map_or(from, |last| last.sequence_number.position().next()),
+            at_tip: records.len() == all,
+            newest_arrival: log.last().map(|newest| newest.arrival),
+            records,
+        }
+    }
+
+    fn seek(&self, shard: &Shard, from: ReadFrom) -> RecordPosition {
+        let none = Vec::new();
+        let log = self.records.get(&shard.group).unwrap_or(&none);
+        let tip = log
+            .last()
+            .map_or(RecordPosition::default(), |newest| newest.sequence_number.position().next());
+        match from {
+            ReadFrom::TrimHorizon => RecordPosition::default(),
+            ReadFrom::At(position) => position,
+            ReadFrom::Latest => tip,
+            ReadFrom::Time(time) => log
+                .iter()
+                .find(|record| record.arrival >= time)
+                .map_or(tip, |record| record.sequence_number.position()),
+        }
+    }
+}
+
+fn soon<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
+    Box::pin(std::future::ready(value))
+}
+
+impl Streams for Fake {
+    fn fresh_view(&self) -> BoxFuture<'_, Arc<View>> {
+        let state = self.state.lock();
+        assert!(!state.panics, "asked to panic");
+        soon(Arc::new(state.view.clone()))
+    }
+
+    fn stream<'a>(&'a self, name: &'a StreamName) -> BoxFuture<'a, Option<Arc<Stream>>> {
+        let state = self.state.lock();
+        let view = state.lagging.as_ref().unwrap_or(&state.view);
+        soon(view.streams.get(name).cloned())
+    }
+
+    fn create_stream(&self, stream: NewStream, _: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        soon(self.state.lock().create(stream, self.clock.now()))
+    }
+
+    fn delete_stream<'a>(
+        &'a self,
+        name: &'a StreamName,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        self.set_status(name.as_str(), StreamStatus::Deleting);
+        soon(Ok(()))
+    }
+
+    fn put<'a>(
+        &'a self,
+        _: &'a Stream,
+        shard: &'a Shard,
+        records: Vec<Record>,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<Placed, Error>> {
+        Box::pin(async move {
+            let gate = self.gate.lock().clone();
+            if let Some(gate) = gate {
+                self.waiting.fetch_add(1, Ordering::SeqCst);
+                gate.acquire().await.unwrap().forget();
+            }
+            let mut state = self.state.lock();
+            match state.put_faults.get(&shard.id) {
+                Some(error) => Err(error.clone()),
+                None => Ok(state.put(shard, records, self.clock.now())),
+            }
+        })
+    }
+
+    fn read<'a>(
+        &'a self,
+        shard: &'a Shard,
+        from: RecordPosition,
+        count_max: usize,
+        _: usize,
+    ) -> BoxFuture<'a, Result<(Page, bool), Error>> {
+        let state = self.state.lock();
+        soon(match &state.read_fault {
+            Some(error) => Err(error.clone()),
+            None => Ok((state.read(shard, from, count_max), state.stale)),
+        })
+    }
+
+    fn seek<'a>(
+        &'a self,
+        shard: &'a Shard,
+        from: ReadFrom,
+    ) -> BoxFuture<'a, Result<RecordPosition, Error>> {
+        soon(Ok(self.state.lock().seek(shard, from)))
+    }
+
+    fn cluster_status(&self) -> BoxFuture<'_, wire::ClusterStatusResponse> {
+        let group = |group, stream: &str, leader| wire::GroupStatus {
+            group,
+            stream: stream.to_owned(),
+            shard_index: 2,
+            leader,
+            term: 4,
+            members: vec![1, 2, 3],
+            committed: 17,
+            replicas: vec![wire::ReplicaStatus { node: 2, matched: 16, lag: 1 }],
+        };
+        let node = wire::NodeStatus {
+            id: 1,
+            az: "az-a".to_owned(),
+            kinesis: "127.0.0.1:4567".to_owned(),
+            peer: "127.0.0.1:5567".to_owned(),
+            alive: true,
+            version: "0.1.0".to_owned(),
+        };
+        soon(wire::ClusterStatusResponse {
+            cluster: "otter".to_owned(),
+            nodes: vec![node],
+            groups: vec![group(0, "", 3), group(9, "orders", 0)],
+        })
+    }
+}

@@ -1,5 +1,6 @@
-//! Sequence numbers as strangers send them: any of AWS's layouts (kinesis-contract 7.9), also the old ones
-//! that this service never gives out, because AWS tells apart *invalid* and *not from this stream*.
+//! Sequence numbers as strangers send them: any of AWS's layouts (kinesis-contract 7.9), also the
+//! old ones that this service never gives out, because AWS tells apart *invalid* and *not from this
+//! stream*.
 
 /// A decoded number of any known version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +25,8 @@ impl ForeignNumber {
     /// Decodes decimal text; `None` when it is no number of a known version.
     pub(super) fn parse(text: &str) -> Option<ForeignNumber> {
         let digits = hex_digits(text)?;
-        // The number as 48 hex digits: the newer layouts have 47, led by 2; the oldest has up to 31 below
-        // an implied 1.
+        // The number as 48 hex digits: the newer layouts have 47, led by 2; the oldest has up to 31
+        // below an implied 1.
         let leading = digits.iter().position(|&digit| digit != 0).unwrap_or(digits.len());
         let length = digits.len() - leading;
         let number = match (length, digits[1], digits[47]) {
@@ -49,7 +50,8 @@ impl ForeignNumber {
         })
     }
 
-    /// `2`, creation second (9), nibble, counter (16), byte, record second (9), shard index (8), version.
+    /// `2`, creation second (9), nibble, counter (16), byte, record second (9), shard index (8),
+    /// version.
     fn newer(digits: &Digits, version: u8) -> Option<ForeignNumber> {
         (digits[12] <= 7).then(|| ForeignNumber {
             version,

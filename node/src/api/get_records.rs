@@ -1,7 +1,8 @@
 //! GetRecords (kinesis-contract 10.14).
 //!
-//! `MillisBehindLatest` is 0 when the answer ends at the tip. Otherwise it is the age of the last record
-//! given, or, where none was given, of the newest record there is: the reader is at least that far back.
+//! `MillisBehindLatest` is 0 when the answer ends at the tip. Otherwise it is the age of the last
+//! record given, or, where none was given, of the newest record there is: the reader is at least
+//! that far back.
 
 use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
 use tristream_proto::domain::{IteratorError, ShardIterator, StoredRecord, Timestamp};
@@ -31,7 +32,7 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
     let iterator = open(api, &token.unwrap_or_default())?;
     let name = &iterator.stream;
     let gone = || api.no_such_shard(name, iterator.shard);
-    let stream = api.serving(name).await.ok_or_else(gone)?;
+    let stream = api.serving_since(name, iterator.incarnation).await.ok_or_else(gone)?;
     if stream.incarnation != iterator.incarnation {
         return Err(gone());
     }

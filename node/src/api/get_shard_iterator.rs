@@ -21,7 +21,8 @@ struct Start {
     time: Option<Timestamp>,
 }
 
-/// Makes an iterator. `LATEST` and `AT_TIMESTAMP` are pinned to a position here, not at the first read.
+/// Makes an iterator. `LATEST` and `AT_TIMESTAMP` are pinned to a position here, not at the first
+/// read.
 pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
     let address = Address::take(&mut input)?;
     let shard = input.text("ShardId")?;

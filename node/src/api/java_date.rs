@@ -17,8 +17,8 @@ pub(super) fn java_date(time: Timestamp) -> String {
     format!("{weekday} {month} {day:02} {hours:02}:{minutes:02}:{seconds:02} UTC {year}")
 }
 
-/// Year, month (0..12) and day (1..32) of a day counted from 1970-01-01. Counts in eras of 400 years that
-/// begin on 1 March, so that the leap day is the last of a year.
+/// Year, month (0..12) and day (1..32) of a day counted from 1970-01-01. Counts in eras of 400
+/// years that begin on 1 March, so that the leap day is the last of a year.
 fn civil(days: u64) -> (u64, usize, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

@@ -100,7 +100,8 @@ impl Input {
             }
             let filter = self.filter.map_or(Ok(Filter::FromTrimHorizon), FilterInput::filter)?;
             let stream = api.described(&self.address.resolve(api)?).await?;
-            // Another creation time means another stream of that name. Clients may know whole seconds only.
+            // Another creation time means another stream of that name. Clients may know whole
+            // seconds only.
             if self.created.is_some_and(|at| at.seconds() != stream.created.seconds()) {
                 return Err(api.no_such_stream(stream.name.as_str()));
             }

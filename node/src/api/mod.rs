@@ -1,8 +1,9 @@
 //! The Kinesis operations, one file each, on values without an encoding.
 //!
-//! Owns the meaning of requests: conversion of members, then constraints, then rules, in AWS's order
-//! (kinesis-contract 2, steps 9 to 11). Invariant: nothing is looked up, let alone changed, before the whole
-//! request is known to be well formed. Must not know HTTP, JSON, exception names, or where a shard lives.
+//! Owns the meaning of requests: conversion of members, then constraints, then rules, in AWS's
+//! order (kinesis-contract 2, steps 9 to 11). Invariant: nothing is looked up, let alone changed,
+//! before the whole request is known to be well formed. Must not know HTTP, JSON, exception names,
+//! or where a shard lives.
 //!
 //! A new operation is one file here and one line in `OPERATIONS`.
 
@@ -30,14 +31,12 @@ mod put_records;
 
 #[cfg(test)]
 pub(crate) mod fake;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tristream_proto::domain::{ShardId, StreamName, TokenKey};
+use tristream_proto::domain::{Incarnation, ShardId, StreamName, TokenKey};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
@@ -45,7 +44,7 @@ use crate::metadata::{Stream, StreamStatus};
 
 pub use error::Error;
 pub use streams::Streams;
-pub use value::{Members, Value};
+pub use value::{Members, TextMap, Value};
 
 /// How long a change of the metadata may take. The SDKs wait for 60 s.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
@@ -205,9 +204,21 @@ impl Api {
         view.streams.get(name).cloned().ok_or_else(|| self.no_such_stream(name.as_str()))
     }
 
-    /// The stream if it takes and serves records, by the view at hand: for the data path.
+    /// The stream if it takes and serves records: for the data path. The view at hand decides, but
+    /// it never decides to refuse: another node may have told the caller of a newer one.
     async fn serving(&self, name: &StreamName) -> Option<Arc<Stream>> {
-        let stream = self.streams.stream(name).await?;
-        (stream.status == StreamStatus::Active).then_some(stream)
+        self.serving_since(name, Incarnation::default()).await
+    }
+
+    /// The same, when the caller knows of an incarnation already.
+    async fn serving_since(&self, name: &StreamName, known: Incarnation) -> Option<Arc<Stream>> {
+        let serves = |stream: &Arc<Stream>| {
+            stream.status == StreamStatus::Active && stream.incarnation >= known
+        };
+        if let Some(stream) = self.streams.stream(name).await.filter(serves) {
+            return Some(stream);
+        }
+        let view = self.streams.fresh_view().await;
+        view.streams.get(name).filter(|stream| serves(stream)).cloned()
     }
 }

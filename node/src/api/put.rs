@@ -1,4 +1,5 @@
-//! What PutRecord and PutRecords share: from members to records, and from the router's refusals to ours.
+//! What PutRecord and PutRecords share: from members to records, and from the router's refusals to
+//! ours.
 
 use bytes::Bytes;
 use tristream_proto::domain::limits::RECORD_DATA_BYTES_CEILING;

@@ -42,8 +42,8 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
         .into())
 }
 
-/// Every number we gave out is below the next one of its shard, so ordering holds by itself; what is left
-/// is to refuse what cannot be a number, or comes from the future.
+/// Every number we gave out is below the next one of its shard, so ordering holds by itself; what
+/// is left is to refuse what cannot be a number, or comes from the future.
 fn check_ordering(
     api: &Api,
     stream: &tristream_proto::domain::StreamName,

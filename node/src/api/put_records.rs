@@ -1,4 +1,5 @@
-//! PutRecords (kinesis-contract 10.25): one put per shard, all at once; the answer tells of each record.
+//! PutRecords (kinesis-contract 10.25): one put per shard, all at once; the answer tells of each
+//! record.
 
 use std::collections::BTreeMap;
 
@@ -111,7 +112,8 @@ async fn put_all(api: &Api, stream: &Stream, records: Vec<Record>) -> Vec<Outcom
     outcomes
 }
 
-/// AWS answers 200 however many records failed. Only a stream that has gone meanwhile fails the call.
+/// AWS answers 200 however many records failed. Only a stream that has gone meanwhile fails the
+/// call.
 fn answer(api: &Api, stream: &Stream, outcomes: Vec<Outcome>) -> Result<Reply, Error> {
     let gone = |outcome: &Outcome| matches!(outcome, Err(Error::StreamNotFound { .. }));
     if outcomes.iter().all(gone) {

@@ -1,11 +1,12 @@
 //! The constraints of the service model and AWS's words for breaking them (kinesis-contract 5).
 //!
-//! Invariant: all violations of a request are gathered before anything is looked up, and at most ten are
-//! told. Must not know what the members mean.
+//! Invariant: all violations of a request are gathered before anything is looked up, and at most
+//! ten are told. Must not know what the members mean.
 
 use std::fmt::Display;
 
 use super::Error;
+use super::error::echo;
 
 /// Violations told in one answer; the rest is silence.
 const VIOLATIONS_MAX: usize = 10;
@@ -99,7 +100,8 @@ impl Checks {
         if self.0.len() >= VIOLATIONS_MAX {
             return;
         }
-        let value = value.map_or("null".to_owned(), |value| format!("'{value}'"));
+        let value =
+            value.map_or("null".to_owned(), |value| format!("'{}'", echo(&value.to_string())));
         self.0
             .push(format!("Value {value} at '{path}' failed to satisfy constraint: {constraint}"));
     }
@@ -251,6 +253,14 @@ mod tests {
         });
         assert!(told.starts_with("10 validation errors detected: "), "{told}");
         assert_eq!(told.matches("Value null").count(), 10);
+    }
+
+    #[test]
+    fn a_very_long_value_is_not_repeated_in_full() {
+        let long = "ü".repeat(1 << 20);
+        let told = message(|checks| checks.text("partitionKey", Some(&long), NAME));
+        assert!(told.len() < 3 * (64 << 10), "{}", told.len());
+        assert!(told.contains("üü' at 'partitionKey'"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What an operation takes in and gives out, whatever the encoding: a tree of values.
 //!
 //! Owns the conversion of what was sent to what an operation wants, with AWS's error texts
-//! (kinesis-contract 4). Invariant: a member that is absent and one that is null are the same. Must not
-//! know JSON or CBOR: the codecs turn bytes into this tree and back.
+//! (kinesis-contract 4). Invariant: a member that is absent and one that is null are the same. Must
+//! not know JSON or CBOR: the codecs turn bytes into this tree and back.
 
 use std::borrow::Cow;
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tristream_proto::domain::Timestamp;
 
 use super::Error;
+use super::error::echo;
 
 /// A value of the wire.
 #[derive(Clone, Debug)]
@@ -42,6 +43,9 @@ pub enum Value {
 /// Named values, in the order in which they are written.
 #[derive(Clone, Debug, Default)]
 pub struct Members(Vec<(Cow<'static, str>, Value)>);
+
+/// Texts by text, in the order sent.
+pub type TextMap = Vec<(String, Option<String>)>;
 
 const NUMBER: &str = "class com.amazon.coral.value.json.numbers.TruncatingBigNumber";
 const LIST_FOUND: &str = "Start of list found where not expected";
@@ -123,7 +127,7 @@ impl Members {
     }
 
     /// A member that maps texts to texts, in the order sent.
-    pub fn map(&mut self, name: &str) -> Result<Option<Vec<(String, Option<String>)>>, Error> {
+    pub fn map(&mut self, name: &str) -> Result<Option<TextMap>, Error> {
         let members = match self.take(name) {
             Value::Null => return Ok(None),
             Value::Members(members) => members,
@@ -191,9 +195,12 @@ impl Value {
             Value::Text(text) => match text.to_ascii_uppercase().as_str() {
                 "TRUE" | "1" | "YES" => Ok(Some(true)),
                 "FALSE" | "0" | "NO" => Ok(Some(false)),
-                upper => Err(Error::Serialization(format!(
-                    "'{upper}' can not be converted to an Boolean"
-                ))),
+                upper => {
+                    let shown = echo(upper);
+                    Err(Error::Serialization(format!(
+                        "'{shown}' can not be converted to an Boolean"
+                    )))
+                }
             },
             other => other.refuse("an Boolean"),
         }
@@ -246,7 +253,8 @@ fn base64_error(text: &str) -> Error {
     } else {
         "Invalid last non-pad Base64 character dectected".to_owned()
     };
-    Error::Serialization(format!("'{text}' can not be converted to a Blob: {why}"))
+    let shown = echo(text);
+    Error::Serialization(format!("'{shown}' can not be converted to a Blob: {why}"))
 }
 
 /// The first character outside the alphabet, or padding before the end.

@@ -1,7 +1,9 @@
-//! The one table from our errors to AWS's exceptions: name, text and HTTP status (kinesis-contract 6).
+//! The one table from our errors to AWS's exceptions: name, text and HTTP status (kinesis-contract
+//! 6).
 //!
-//! The only file that names exceptions. What the SDKs do with an answer was part of each choice: they send
-//! a request again after any 500 or 503 and after the two throttling exceptions, and after nothing else.
+//! The only file that names exceptions. What the SDKs do with an answer was part of each choice:
+//! they send a request again after any 500 or 503 and after the two throttling exceptions, and
+//! after nothing else.
 
 use http::StatusCode;
 

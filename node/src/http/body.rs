@@ -1,7 +1,7 @@
 //! Request bodies: read whole, within the bounds of one request and of the node.
 //!
-//! Invariant: the bytes of all bodies in memory never exceed the budget; who comes when it is used up is
-//! told to come later, and does not wait with half a body in memory.
+//! Invariant: the bytes of all bodies in memory never exceed the budget; who comes when it is used
+//! up is told to come later, and does not wait with half a body in memory.
 
 use std::sync::Arc;
 use std::time::Duration;

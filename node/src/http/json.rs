@@ -165,6 +165,7 @@ mod tests {
     use super::*;
     use crate::api::Error;
     use bytes::Bytes;
+    use proptest::prelude::*;
     use tristream_proto::domain::Timestamp;
 
     #[test]
@@ -196,6 +197,21 @@ mod tests {
             String::from_utf8(encode(&members)).unwrap(),
             r#"{"blob":"aGVsbG8=","empty":"","time":1506440188.049,"records":[{"ErrorCode":"InternalFailure","ErrorMessage":"Internal service failure. no quorum"}]}"#
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(body: Vec<u8>) {
+            decode(&body);
+        }
+
+        #[test]
+        fn any_text_comes_back(name: String, text: String) {
+            let mut members = Members::new();
+            members.push(name.clone(), text.clone().into());
+            let mut members = decode(&encode(&members)).expect("what we write we read");
+            prop_assert_eq!(members.text(&name).expect("a text"), Some(text));
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! One Kinesis request in AWS's order of checks (kinesis-contract 2). Authentication, step 8, is off in this
-//! version: nobody is asked who they are.
+//! One Kinesis request in AWS's order of checks (kinesis-contract 2). Authentication, step 8, is
+//! off in this version: nobody is asked who they are.
 
 use std::sync::Arc;
 

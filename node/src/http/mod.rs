@@ -1,8 +1,8 @@
 //! The public door: Kinesis for AWS clients, and health, metrics and the cluster view for people.
 //!
-//! Owns bytes and what surrounds them: connections, bodies, encodings, headers, exception names. Invariant:
-//! every request is answered, also while the node is not ready, overloaded, or one of its handlers panics.
-//! Must not know what an operation means.
+//! Owns bytes and what surrounds them: connections, bodies, encodings, headers, exception names.
+//! Invariant: every request is answered, also while the node is not ready, overloaded, or one of
+//! its handlers panics. Must not know what an operation means.
 //!
 //! ```text
 //!  server  accept, connections, drain -> service  one request: route, answer, headers

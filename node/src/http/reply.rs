@@ -1,5 +1,5 @@
-//! Answers: bodies, content types, and the headers that every answer carries (kinesis-contract 1.4 to 1.6,
-//! 1.13).
+//! Answers: bodies, content types, and the headers that every answer carries (kinesis-contract 1.4
+//! to 1.6, 1.13).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

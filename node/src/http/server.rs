@@ -1,7 +1,8 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 with prior knowledge on one plain port.
 //!
-//! Invariant: at most `connections_max` connections are open; a connection that sends no request, or takes
-//! no answer, is closed after a while; when the node stops, requests at work are answered first.
+//! Invariant: at most `connections_max` connections are open; a connection that sends no request,
+//! or takes no answer, is closed after a while; when the node stops, requests at work are answered
+//! first.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -32,6 +33,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams_max: u32,
+    /// Kinesis requests at work at a time on the node; one more is told to come later. Bounds what
+    /// their answers take.
+    pub requests_max: usize,
     /// Bytes of one request body.
     pub body_bytes_max: usize,
     /// Bytes of all request bodies in memory.
@@ -51,6 +55,7 @@ impl Default for Limits {
         Limits {
             connections_max: 4_096,
             streams_max: 256,
+            requests_max: 1_024,
             body_bytes_max: HTTP_BODY_BYTES_MAX,
             bodies_bytes_max: HTTP_BODIES_BYTES_MAX,
             head_wait: Duration::from_secs(60),
@@ -72,6 +77,8 @@ pub struct Door {
     pub(super) limits: Limits,
     /// Bytes of request bodies that may still be taken in.
     pub(super) bodies: Arc<Semaphore>,
+    /// Requests that may still begin to work.
+    pub(super) requests: Semaphore,
 }
 
 /// Spawns what a connection needs, as tasks of the node.
@@ -86,7 +93,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
 }
 
 impl Door {
-    /// A door. It can be opened before there is an api: Kinesis requests are then told to come later.
+    /// A door. It can be opened before there is an api: Kinesis requests are then told to come
+    /// later.
     pub fn new(
         api: watch::Receiver<Option<Arc<Api>>>,
         ready: watch::Receiver<Result<(), String>>,
@@ -95,11 +103,12 @@ impl Door {
         limits: Limits,
     ) -> Door {
         let bodies = Arc::new(Semaphore::new(limits.bodies_bytes_max));
-        Door { api, ready, metrics, entropy, limits, bodies }
+        let requests = Semaphore::new(limits.requests_max);
+        Door { api, ready, metrics, entropy, limits, bodies, requests }
     }
 
-    /// Serves `listener` until the node stops. Returns at once; `Tasks::shutdown` waits for the requests at
-    /// work, for at most `drain_wait`.
+    /// Serves `listener` until the node stops. Returns at once; `Tasks::shutdown` waits for the
+    /// requests at work, for at most `drain_wait`.
     pub fn open(self, listener: Box<dyn Listener>, tasks: &Tasks) {
         let accept = accept_all(Arc::new(self), listener, tasks.clone());
         // Dropped as a whole when the node stops: no connection is accepted after that.
@@ -118,7 +127,8 @@ async fn accept_all(door: Arc<Door>, listener: Box<dyn Listener>, tasks: Tasks) 
                 tasks.spawn_to_end(Kind::Connection, work);
             }
             Err(error) => {
-                // Out of file descriptors, or a client that went away at once: neither ends the door.
+                // Out of file descriptors, or a client that went away at once: neither ends the
+                // door.
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(Duration::from_millis(50)).await;
             }
@@ -169,7 +179,8 @@ async fn connection(door: Arc<Door>, stream: Stream, tasks: Tasks, _slot: OwnedS
 }
 
 fn builder(limits: &Limits, tasks: Tasks) -> auto::Builder<Spawner> {
-    /// Flow-control windows: one large body does not stall on round trips, many do not fill the memory.
+    /// Flow-control windows: one large body does not stall on round trips, many do not fill the
+    /// memory.
     const STREAM_WINDOW_BYTES: u32 = 1 << 20;
     const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
     const PING_EVERY: Duration = Duration::from_secs(20);

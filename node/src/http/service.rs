@@ -1,6 +1,7 @@
 //! One request: limits, routing, the common headers, the span, and an answer whatever happens.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -17,6 +18,9 @@ use super::kinesis::{self, Done};
 use super::reply::{Answer, answer, finish, preflight};
 use super::{admin, server::Door};
 
+/// The operation of a request that came to none, in the metrics.
+const NOBODY: &str = "unknown";
+
 /// Answers a request.
 pub(super) async fn serve<B>(door: &Door, request: Request<B>) -> Answer
 where
@@ -24,13 +28,15 @@ where
 {
     let id = door.entropy.uuid();
     let (parts, body) = request.into_parts();
-    let span = tracing::info_span!("request", request_id = %id);
+    let span = tracing::info_span!("request", request_id = %id, operation = tracing::field::Empty);
     let work = AssertUnwindSafe(route(door, &parts, body)).catch_unwind().instrument(span.clone());
     let mut response = match work.await {
         Ok(response) => response,
         Err(panic) => {
             span.in_scope(|| tracing::error!(reason = panic_text(&*panic), "a handler panicked"));
-            let mut response = kinesis::refused(&Exception::internal());
+            let failure = Exception::internal();
+            door.metrics.observe_request(NOBODY, failure.name, Duration::ZERO);
+            let mut response = kinesis::refused(&failure);
             finish(&mut response, &parts.headers, door.entropy.as_ref());
             response
         }
@@ -46,11 +52,10 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let headers = &parts.headers;
-    if parts.method == Method::OPTIONS && headers.contains_key(ORIGIN) {
-        return preflight(headers);
-    }
     let mut response = if body::announces_more(headers, door.limits.body_bytes_max) {
         answer(StatusCode::PAYLOAD_TOO_LARGE, None, Bytes::new())
+    } else if parts.method == Method::OPTIONS && headers.contains_key(ORIGIN) {
+        return preflight(headers);
     } else if let Some(page) = admin::get(door, &parts.method, parts.uri.path()).await {
         return page;
     } else if parts.method != Method::POST {
@@ -70,25 +75,30 @@ where
     let taken = body::take(body, limits.body_bytes_max, &door.bodies, limits.body_wait).await;
     let taken = match taken {
         Ok(taken) => taken,
-        Err(refusal) => return no_body(refusal),
+        Err(refusal) => return no_body(door, refusal),
     };
+    // Only now: a slow body takes no place from those that are here.
+    let Ok(_place) = door.requests.try_acquire() else { return no_body(door, Refusal::Busy) };
     let begin = Instant::now();
     let api = door.api.borrow().clone();
     let Done { answer, operation, code } = kinesis::post(headers, taken.bytes, api).await;
     door.metrics.observe_request(operation, code, begin.elapsed());
-    tracing::debug!(operation, code, "answered");
+    tracing::Span::current().record("operation", operation);
+    tracing::debug!(code, "answered");
     drop(taken.share);
     answer
 }
 
-fn no_body(refusal: Refusal) -> Answer {
+fn no_body(door: &Door, refusal: Refusal) -> Answer {
     match refusal {
         Refusal::TooLarge => answer(StatusCode::PAYLOAD_TOO_LARGE, None, Bytes::new()),
         Refusal::TooSlow => answer(StatusCode::REQUEST_TIMEOUT, None, Bytes::new()),
         Refusal::Broken => answer(StatusCode::BAD_REQUEST, None, Bytes::new()),
         Refusal::Busy => {
             let why = "The node holds as many requests as it can. Try again later.";
-            kinesis::refused(&Exception::unavailable(why))
+            let busy = Exception::unavailable(why);
+            door.metrics.observe_request(NOBODY, busy.name, Duration::ZERO);
+            kinesis::refused(&busy)
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Shard-iterator tokens: where a reader stands, as text that it carries itself.
 //!
-//! Owns the token's layout, seal and expiry. Stateless: every node that has the cluster's key opens every
-//! other node's tokens, also after a restart. Invariant: a token opens to exactly what was sealed, or not
-//! at all. Must not know: clocks, randomness (the caller passes both), or who reads.
+//! Owns the token's layout, seal and expiry. Stateless: every node that has the cluster's key opens
+//! every other node's tokens, also after a restart. Invariant: a token opens to exactly what was
+//! sealed, or not at all. Must not know: clocks, randomness (the caller passes both), or who reads.
 //!
 //! Layout (big endian), shaped as AWS's (kinesis-contract 7.10) and then base64 with padding:
 //! `00..01 (8) | nonce (12) | format 1 (1) | issued ms (8) | incarnation (8) | shard index (4) |
-//! log index (8) | position (4) | name length (1) | name | zeros up to 152 + 16k - 32 | HMAC-SHA256 (32)`.
+//! log index (8) | position (4) | name length (1) | name | zeros up to 152 + 16k - 32 | HMAC-SHA256
+//! (32)`.
 
 use std::time::Duration;
 
@@ -34,9 +35,9 @@ pub struct TokenKey([u8; MAC_BYTES]);
 impl TokenKey {
     /// The key of the cluster of this name: the same on every node and after every restart.
     ///
-    /// Whoever knows the name can make tokens. That is enough while requests are not authenticated (such
-    /// a client may read everything anyway): the seal then guards against damage and mix-ups between
-    /// clusters, not against an attacker.
+    /// Whoever knows the name can make tokens. That is enough while requests are not authenticated
+    /// (such a client may read everything anyway): the seal then guards against damage and mix-ups
+    /// between clusters, not against an attacker.
     pub fn derived_from(cluster: &str) -> TokenKey {
         let name = TokenKey(mac_of(cluster.as_bytes(), &[b"name"]));
         TokenKey(mac_of(&name.0, &[b"tristream token key, version 1"]))
@@ -47,7 +48,8 @@ impl TokenKey {
         mac_of(&self.0, &[purpose.as_bytes(), b"\0", bytes])
     }
 
-    /// Whether `code` is [`TokenKey::sign`]'s for these bytes. Takes the same time whatever differs.
+    /// Whether `code` is [`TokenKey::sign`]'s for these bytes. Takes the same time whatever
+    /// differs.
     pub fn verify(&self, purpose: &str, bytes: &[u8], code: &[u8]) -> bool {
         let mut mac = keyed(&self.0);
         for part in [purpose.as_bytes(), b"\0", bytes] {
@@ -132,7 +134,8 @@ impl ShardIterator {
         STANDARD.encode(out)
     }
 
-    /// Opens a text that [`ShardIterator::seal`] made, at most `life` ago. Accepts it in double quotes too.
+    /// Opens a text that [`ShardIterator::seal`] made, at most `life` ago. Accepts it in double
+    /// quotes too.
     pub fn open(
         text: &str,
         key: &TokenKey,
