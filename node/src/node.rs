@@ -107,6 +107,7 @@ impl Node {
         if let Some(floors) = self.floors.get() {
             floors.shutdown().await;
         }
+        tracing::debug!("groups and log are closed; ending tasks");
         self.tasks.shutdown().await;
     }
 }

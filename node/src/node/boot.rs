@@ -56,6 +56,7 @@ pub(super) struct Floors {
 impl Floors {
     pub(super) async fn shutdown(&self) {
         self.groups.close_all().await;
+        tracing::debug!("groups are closed");
         if let Err(error) = self.log.close().await {
             tracing::error!(%error, "the log did not close cleanly");
         }
@@ -91,8 +92,12 @@ impl Boot {
         let groups = Groups::new(
             &raft::Config {
                 heartbeat: Duration::from_millis(self.config.raft.heartbeat_ms),
-                election_timeout_min: Duration::from_millis(self.config.raft.election_timeout_ms_min),
-                election_timeout_max: Duration::from_millis(self.config.raft.election_timeout_ms_max),
+                election_timeout_min: Duration::from_millis(
+                    self.config.raft.election_timeout_ms_min,
+                ),
+                election_timeout_max: Duration::from_millis(
+                    self.config.raft.election_timeout_ms_max,
+                ),
             },
             log.clone(),
             &peers,
@@ -165,8 +170,8 @@ impl Boot {
     fn roster(&self, founding: &Founding) -> anyhow::Result<Roster> {
         let member = |founder: &crate::identity::Founder| {
             let address = self.config.nodes.iter().find(|node| node.az == founder.az);
-            let address = address
-                .with_context(|| format!("the settings name no node in {}", founder.az))?;
+            let address =
+                address.with_context(|| format!("the settings name no node in {}", founder.az))?;
             Ok(Member {
                 node: founder.node,
                 az: founder.az.clone(),
@@ -176,7 +181,8 @@ impl Boot {
         };
         let members = founding.founders.iter().map(member).collect::<anyhow::Result<Vec<_>>>()?;
         let identity = self.portrait.identity();
-        let me = founding.names(&identity).context("this folder is not in the founding document")?;
+        let me =
+            founding.names(&identity).context("this folder is not in the founding document")?;
         Ok(Roster { cluster: founding.cluster.clone(), me: me.node, members })
     }
 

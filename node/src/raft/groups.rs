@@ -264,6 +264,7 @@ impl Groups {
             }
         }
         let led_here = |id: &GroupId| self.status(*id).is_some_and(|s| s.leader == Some(me));
+        tracing::debug!("asked the peers to take over");
         for _ in 0..20 {
             if !ids.iter().any(led_here) {
                 break;
@@ -395,6 +396,7 @@ impl<M: Machine> Peer for Inner<M> {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            tracing::debug!(group = %self.id, "closing");
             if let Err(error) = self.raft.shutdown().await {
                 tracing::warn!(group = %self.id, %error, "group did not end cleanly");
             }
