@@ -213,7 +213,7 @@ impl Run {
                 self.log.as_ref().unwrap().remove(GroupId(id)).await.unwrap();
                 self.models.remove(&id);
                 self.generation[group as usize] += 1;
-                self.synced();
+                // Nothing is synced when there was nothing to remove.
             }
             Op::Yield { times } => {
                 for _ in 0..times {
