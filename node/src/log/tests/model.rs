@@ -386,7 +386,8 @@ proptest! {
                 run.apply(op).await;
                 let log = run.log.as_ref().unwrap();
                 audit(&log.shared.state.lock());
-                prop_assert_eq!(log.shared.state.lock().segments.values().filter(|s| s.damaged).count(), 0);
+                let state = log.shared.state.lock();
+                prop_assert!(!state.segments.values().any(|segment| segment.damaged));
             }
             run.bench.lose_power(7).await;
             run.open_and_check().await;
