@@ -41,7 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// What to do with one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     Remove(u64),
     MoveMarks(u64),
     Rewrite(u64),
@@ -85,7 +85,7 @@ async fn tidy(shared: &Arc<Shared>) -> io::Result<()> {
 }
 
 /// The next step, in a segment from `from` on.
-fn plan(state: &State, from: u64, segment_bytes: u64) -> Option<Step> {
+pub(super) fn plan(state: &State, from: u64, segment_bytes: u64) -> Option<Step> {
     if state.stop.is_some() {
         return None;
     }
@@ -185,7 +185,7 @@ fn marks(id: GroupId, group: &Group, sequence: u64) -> Vec<Frame> {
 
 /// What a rewritten file holds, and from where.
 #[derive(Default)]
-struct Copied {
+pub(super) struct Copied {
     moved: Vec<(GroupId, Body, Place, Place)>,
     present: std::collections::BTreeMap<GroupId, Option<u64>>,
     shadows: Vec<Shadow>,
@@ -234,7 +234,10 @@ fn give_up(shared: &Shared, sequence: u64) {
     let _ = shared.disk.remove(&segment::temporary(&shared.config.dir, sequence));
 }
 
-async fn copy(shared: &Arc<Shared>, sequence: u64) -> io::Result<Option<(Writer, Copied)>> {
+pub(super) async fn copy(
+    shared: &Arc<Shared>,
+    sequence: u64,
+) -> io::Result<Option<(Writer, Copied)>> {
     let source = {
         let state = shared.state.lock();
         let Some(segment) = state.segments.get(&sequence) else { return Ok(None) };
