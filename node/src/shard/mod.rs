@@ -50,6 +50,9 @@ pub enum AppendError {
     /// No quorum, or the shard is closing.
     #[error("the shard is not available: {0}")]
     Unavailable(String),
+    /// No entry can hold such a put. Never will.
+    #[error("invalid: {0}")]
+    Invalid(String),
     /// They may be stored or may yet be.
     #[error("the outcome is not known: {0}")]
     Unknown(String),

@@ -16,7 +16,6 @@ use tristream_proto::domain::{
 use tristream_proto::wire::{self, refusal::Kind, subscribe_request::From as WireFrom};
 
 use super::{ClientService, SUBSCRIBE_EVENTS_MAX, open_here, refusal};
-use crate::clock::Clock;
 use crate::metadata::{Stream, StreamStatus};
 use crate::router::Router;
 use crate::shard;
@@ -72,8 +71,7 @@ impl ClientService {
             _ => position,
         };
         let applied = handle.watch_applied();
-        let clock = self.clock.clone();
-        let mut feed = Feed { router, stream, handle, applied, clock, position };
+        let mut feed = Feed { router, stream, handle, applied, position };
         feed.run(events).await
     }
 }
@@ -84,7 +82,6 @@ struct Feed {
     stream: Arc<Stream>,
     handle: shard::Handle,
     applied: watch::Receiver<Option<u64>>,
-    clock: Arc<dyn Clock>,
     position: RecordPosition,
 }
 
@@ -137,13 +134,10 @@ impl Feed {
 
     /// Sends a page; `false` when the subscriber is gone.
     async fn send(&self, page: shard::Page, events: &Events) -> bool {
-        let newest = page.records.last().map(|record| record.arrival).or(page.newest_arrival);
-        let behind = match newest {
-            Some(arrival) if !page.at_tip => self.clock.now().since(arrival),
-            _ => Duration::ZERO,
-        };
+        let sent = page.records.last().map(|record| record.arrival);
+        let behind = millis_behind(page.at_tip, sent, page.newest_arrival);
         let records = page.records.iter().map(wire::StoredRecord::from).collect();
-        let event = self.event(records, behind.as_millis() as u64);
+        let event = self.event(records, behind);
         // Waits for a slow subscriber, but hears when it leaves.
         events.send(Ok(event)).await.is_ok()
     }
@@ -171,6 +165,12 @@ impl Feed {
             _ => Err(refusal::stream_not_found(&self.stream.name)),
         }
     }
+}
+
+/// By how much the newest record sent is older than the newest there is; 0 only at the tip.
+fn millis_behind(at_tip: bool, sent: Option<Timestamp>, newest: Option<Timestamp>) -> u64 {
+    let behind = sent.zip(newest).map_or(Duration::ZERO, |(sent, newest)| newest.since(sent));
+    if at_tip { 0 } else { (behind.as_millis() as u64).max(1) }
 }
 
 /// A position as a sequence number. No record may have it yet.
@@ -234,6 +234,15 @@ mod tests {
             let after = read_from(&shard(), Some(WireFrom::AfterSequenceNumber(text)));
             assert_eq!(after, Ok(ReadFrom::At(position.next())));
         }
+    }
+
+    #[test]
+    fn only_a_subscriber_at_the_tip_is_not_behind() {
+        let (early, late) = (Some(Timestamp(1_000)), Some(Timestamp(4_000)));
+        assert_eq!(millis_behind(false, early, late), 3_000);
+        assert_eq!(millis_behind(false, late, late), 1);
+        assert_eq!(millis_behind(false, None, None), 1);
+        assert_eq!(millis_behind(true, early, late), 0);
     }
 
     #[test]
