@@ -68,11 +68,11 @@ impl Args {
     fn settings(&self) -> anyhow::Result<Config> {
         match &self.config {
             Some(path) => load(path),
-            None => self.from_flags(),
+            None => self.flag_settings(),
         }
     }
 
-    fn from_flags(&self) -> anyhow::Result<Config> {
+    fn flag_settings(&self) -> anyhow::Result<Config> {
         let (Some(az), Some(data_dir), Some(nodes)) = (&self.az, &self.data_dir, &self.nodes)
         else {
             bail!(
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_come_from_flags() {
+    fn settings_come_flag_settings() {
         let config = args().settings().expect("valid");
         assert_eq!(config.own().peer, "b:1");
         assert_eq!(config.nodes[2].kinesis, "[::1]:2");
