@@ -11,7 +11,7 @@ use super::pid_file::{self, PidFile};
 use crate::config::{Config, NodeAddress};
 use crate::{Node, World};
 
-/// Settings come from a file, or from flags and environment variables for the few that have no default.
+/// Arguments of `tristream node`: a settings file, or flags and variables for what has no default.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Settings file (TOML). With it, the other flags and variables are not looked at. A relative `data_dir` in

@@ -20,13 +20,12 @@ use tristream_proto::wire;
 use tristream_proto::wire::refusal::Kind;
 use tristream_proto::wire::tristream_server::{Tristream, TristreamServer};
 
+use crate::clock::Clock;
 use crate::metadata::{Stream, StreamMode, StreamStatus};
 use crate::router::{NewStream, Router};
 use crate::shard;
 use crate::tasks::Tasks;
 
-/// How long a call waits that names no deadline.
-const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 /// No call of a client waits longer than this, whatever it asks for.
 const DEADLINE_MAX: Duration = Duration::from_secs(30);
 /// Events that wait for a slow subscriber; a chunk is about 1 MiB.
@@ -37,12 +36,19 @@ const SUBSCRIBE_EVENTS_MAX: usize = 4;
 pub struct ClientService {
     router: watch::Receiver<Option<Router>>,
     tasks: Tasks,
+    clock: Arc<dyn Clock>,
+    deadline_default: Duration,
 }
 
 impl ClientService {
-    /// A door onto `router`, which may come later.
-    pub fn new(router: watch::Receiver<Option<Router>>, tasks: Tasks) -> ClientService {
-        ClientService { router, tasks }
+    /// A door onto `router`, which may come later. `deadline_default` is for calls that name none.
+    pub fn new(
+        router: watch::Receiver<Option<Router>>,
+        tasks: Tasks,
+        clock: Arc<dyn Clock>,
+        deadline_default: Duration,
+    ) -> ClientService {
+        ClientService { router, tasks, clock, deadline_default }
     }
 
     /// The service for a tonic server, with the limits of the protocol.
@@ -75,13 +81,13 @@ impl ClientService {
             record_bytes_max: limits::RECORD_BYTES_DEFAULT,
             tags: Default::default(),
         };
-        let created = router.create_stream(stream, DEADLINE_DEFAULT).await;
+        let created = router.create_stream(stream, self.deadline_default).await;
         created.map_err(refusal::of_router)
     }
 
     async fn delete(&self, request: wire::DeleteStreamRequest) -> Result<(), wire::Refusal> {
         let (router, name) = (self.router()?, stream_name(&request.name)?);
-        let deleted = router.delete_stream(&name, DEADLINE_DEFAULT).await;
+        let deleted = router.delete_stream(&name, self.deadline_default).await;
         deleted.map_err(refusal::of_router)
     }
 
@@ -99,7 +105,7 @@ impl ClientService {
         let stream = self.stream(&router, &request.stream).await?;
         let shard = find_shard(&stream, &Routed::from(&request))?;
         let deadline = match request.deadline_ms {
-            0 => DEADLINE_DEFAULT,
+            0 => self.deadline_default,
             millis => Duration::from_millis(u64::from(millis)).min(DEADLINE_MAX),
         };
         let records = check_records(&stream, shard, request.records)?;

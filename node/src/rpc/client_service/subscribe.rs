@@ -16,6 +16,7 @@ use tristream_proto::domain::{
 use tristream_proto::wire::{self, refusal::Kind, subscribe_request::From as WireFrom};
 
 use super::{ClientService, SUBSCRIBE_EVENTS_MAX, open_here, refusal};
+use crate::clock::Clock;
 use crate::metadata::{Stream, StreamStatus};
 use crate::router::Router;
 use crate::shard;
@@ -71,7 +72,8 @@ impl ClientService {
             _ => position,
         };
         let applied = handle.watch_applied();
-        let mut feed = Feed { router, stream, handle, applied, position };
+        let clock = self.clock.clone();
+        let mut feed = Feed { router, stream, handle, applied, clock, position };
         feed.run(events).await
     }
 }
@@ -82,6 +84,7 @@ struct Feed {
     stream: Arc<Stream>,
     handle: shard::Handle,
     applied: watch::Receiver<Option<u64>>,
+    clock: Arc<dyn Clock>,
     position: RecordPosition,
 }
 
@@ -135,7 +138,7 @@ impl Feed {
     /// Sends a page; `false` when the subscriber is gone.
     async fn send(&self, page: shard::Page, events: &Events) -> bool {
         let sent = page.records.last().map(|record| record.arrival);
-        let behind = millis_behind(page.at_tip, sent, page.newest_arrival);
+        let behind = millis_behind(page.at_tip, sent, self.clock.now());
         let records = page.records.iter().map(wire::StoredRecord::from).collect();
         let event = self.event(records, behind);
         // Waits for a slow subscriber, but hears when it leaves.
@@ -167,9 +170,9 @@ impl Feed {
     }
 }
 
-/// By how much the newest record sent is older than the newest there is; 0 only at the tip.
-fn millis_behind(at_tip: bool, sent: Option<Timestamp>, newest: Option<Timestamp>) -> u64 {
-    let behind = sent.zip(newest).map_or(Duration::ZERO, |(sent, newest)| newest.since(sent));
+/// Age of the newest record sent; 0 at the tip, and only there.
+fn millis_behind(at_tip: bool, sent: Option<Timestamp>, now: Timestamp) -> u64 {
+    let behind = sent.map_or(Duration::ZERO, |sent| now.since(sent));
     if at_tip { 0 } else { (behind.as_millis() as u64).max(1) }
 }
 
@@ -238,11 +241,11 @@ mod tests {
 
     #[test]
     fn only_a_subscriber_at_the_tip_is_not_behind() {
-        let (early, late) = (Some(Timestamp(1_000)), Some(Timestamp(4_000)));
-        assert_eq!(millis_behind(false, early, late), 3_000);
-        assert_eq!(millis_behind(false, late, late), 1);
-        assert_eq!(millis_behind(false, None, None), 1);
-        assert_eq!(millis_behind(true, early, late), 0);
+        let (sent, now) = (Some(Timestamp(1_000)), Timestamp(4_000));
+        assert_eq!(millis_behind(false, sent, now), 3_000);
+        assert_eq!(millis_behind(false, sent, Timestamp(500)), 1, "the clock went back");
+        assert_eq!(millis_behind(false, None, now), 1);
+        assert_eq!(millis_behind(true, sent, now), 0);
     }
 
     #[test]

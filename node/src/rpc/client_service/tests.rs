@@ -110,7 +110,8 @@ fn the_bytes_of_a_put_are_bounded() {
 #[tokio::test]
 async fn before_the_node_has_joined_everything_is_unavailable() {
     let (_sender, router) = watch::channel(None);
-    let service = ClientService::new(router, Tasks::new());
+    let clock = Arc::new(crate::clock::SystemClock);
+    let service = ClientService::new(router, Tasks::new(), clock, Duration::from_secs(1));
     let put = service.put(Request::new(wire::PutRequest::default())).await.expect("an answer");
     let refusal = put.into_inner().refusal.expect("refused");
     assert_eq!(refusal.kind(), Kind::Unavailable);
