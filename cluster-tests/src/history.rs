@@ -246,8 +246,7 @@ mod tests {
     fn a_record_acked_twice_counts_once() {
         let mut history = History::new();
         let id = history.intend(None, "a");
-        let position =
-            Position { shard: "s".into(), number: SequenceNumber::parse("1").unwrap() };
+        let position = Position { shard: "s".into(), number: SequenceNumber::parse("1").unwrap() };
         history.push(Event::Acked(id, position.clone()));
         history.push(Event::Acked(id, position));
         assert_eq!(history.acked(), 1);

@@ -246,8 +246,10 @@ impl Cluster {
             .await;
         }
         let Ok(pid) = self.pid(zone) else { return Ok(()) };
-        admin::wait(&format!("{zone} to end"), PROCESS_LIMIT, async || Ok((!runs(pid)).then_some(())))
-            .await
+        admin::wait(&format!("{zone} to end"), PROCESS_LIMIT, async || {
+            Ok((!runs(pid)).then_some(()))
+        })
+        .await
     }
 
     async fn wait_up_gone(&mut self) -> anyhow::Result<()> {
@@ -294,7 +296,8 @@ fn is_ours(pid: Pid, folder: &Path) -> bool {
 /// Neither gone nor a zombie.
 fn runs(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    let state = stat.ok().and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()));
+    let state =
+        stat.ok().and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()));
     state.is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
 }
 

@@ -8,7 +8,8 @@ use crate::history::{Event, History, Position, Stored};
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("acked_records_survive");
-    let mut complete: HashMap<&str, Vec<(&'static str, HashMap<&Position, &Stored>)>> = HashMap::new();
+    let mut complete: HashMap<&str, Vec<(&'static str, HashMap<&Position, &Stored>)>> =
+        HashMap::new();
     for reading in history.readings().into_iter().filter(|reading| reading.complete) {
         let records = reading.records.iter().map(|stored| (&stored.position, *stored)).collect();
         complete.entry(reading.shard).or_default().push((reading.reader, records));

@@ -115,7 +115,11 @@ mod liars {
         }
 
         /// The reader gets these of shard `s`, in this order, and then its end.
-        pub(super) fn read_all(&mut self, reader: &'static str, records: &[(u64, &str, &'static str)]) {
+        pub(super) fn read_all(
+            &mut self,
+            reader: &'static str,
+            records: &[(u64, &str, &'static str)],
+        ) {
             self.read(reader, records);
             self.0.push(Event::ReadAll(reader, "s".to_owned()));
         }
