@@ -146,6 +146,11 @@ impl History {
         self.events.push((at, event));
     }
 
+    /// Puts go on: what was read whole so far is only a piece from now on.
+    pub fn reopen(&mut self) {
+        self.events.retain(|(_, event)| !matches!(event, Event::ReadAll(..)));
+    }
+
     /// All records, by id.
     pub fn intents(&self) -> &[Intent] {
         &self.intents

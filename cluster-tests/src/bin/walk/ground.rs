@@ -56,7 +56,7 @@ impl Ground {
                 (command, ZONES.iter().map(|zone| format!("{zone}:5567")).collect())
             }
         };
-        command.args(arguments).args(["--nodes", &nodes.join(",")]);
+        command.args(arguments).args(["--endpoint", &nodes.join(",")]);
         Ok(command)
     }
 
