@@ -52,6 +52,11 @@ impl AwsCli {
         found.clone().map_err(|reason| anyhow::anyhow!("no AWS CLI: {reason}"))
     }
 
+    /// The folder to add to a path on which `aws` is not found by itself.
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.program.parent().filter(|folder| folder.is_absolute()).map(Path::to_path_buf)
+    }
+
     /// `aws --endpoint-url http://ADDRESS ARGUMENTS`, one attempt, JSON out.
     pub fn command(&self, address: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);

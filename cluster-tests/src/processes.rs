@@ -24,6 +24,8 @@ pub const PROCESS_LIMIT: Duration = Duration::from_secs(60);
 pub struct Options {
     /// The binary; by default the one beside the running test.
     pub binary: Option<PathBuf>,
+    /// First Kinesis and first peer port; by default free ones.
+    pub ports: Option<(u16, u16)>,
     /// Further arguments of `tristream up`.
     pub up_arguments: Vec<String>,
 }
@@ -49,8 +51,13 @@ impl Cluster {
             None => tokio::task::spawn_blocking(binary::tristream).await??,
         };
         let folder = tempfile::Builder::new().prefix("tristream-").tempdir()?;
-        let kinesis_port = free_ports(0)?;
-        let peer_port = free_ports(kinesis_port)?;
+        let (kinesis_port, peer_port) = match options.ports {
+            Some(ports) => ports,
+            None => {
+                let first = free_ports(0)?;
+                (first, free_ports(first)?)
+            }
+        };
         let mut cluster = Cluster {
             binary,
             up_arguments: options.up_arguments,

@@ -1,6 +1,8 @@
 //! The AWS CLI commands of the notes that this project started from, corrected where they were wrong or old: they
 //! are what a person who learns Kinesis types.
 
+#![allow(clippy::print_stdout)]
+
 use std::fs;
 use std::path::Path;
 

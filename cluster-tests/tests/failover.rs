@@ -1,5 +1,7 @@
 //! Nodes die, one, two and all of them; what was acked is there, and who must refuse does so at once.
 
+#![allow(clippy::print_stdout)]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -173,8 +173,8 @@ fn imports_only_go_down_the_floors() {
             continue;
         };
         let climbed = climbs(&file.path, &file.text);
-        for import in imports(&file.text, &exports).union(&climbed).cloned() {
-            if let Some(why) = refusal(&floors, module, &import) {
+        for import in imports(&file.text, &exports).union(&climbed) {
+            if let Some(why) = refusal(&floors, module, import) {
                 wrong.push(format!("{}: {why}", file.path));
             }
         }

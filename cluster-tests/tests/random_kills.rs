@@ -3,6 +3,8 @@
 //! The seed is printed; `TRISTREAM_SEED=n cargo test --test random_kills` plays the same faults and the same puts
 //! again, though the machine's own timing stays its own.
 
+#![allow(clippy::print_stdout)]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

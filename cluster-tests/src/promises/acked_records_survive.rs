@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use super::Verdict;
 use crate::history::{Event, History, Position, Stored};
 
+/// What one reader has, by place.
+type Shelf<'a> = (&'static str, HashMap<&'a Position, &'a Stored>);
+
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("acked_records_survive");
-    let mut complete: HashMap<&str, Vec<(&'static str, HashMap<&Position, &Stored>)>> =
-        HashMap::new();
+    let mut complete: HashMap<&str, Vec<Shelf<'_>>> = HashMap::new();
     for reading in history.readings().into_iter().filter(|reading| reading.complete) {
         let records = reading.records.iter().map(|stored| (&stored.position, *stored)).collect();
         complete.entry(reading.shard).or_default().push((reading.reader, records));
