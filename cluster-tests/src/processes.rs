@@ -219,12 +219,29 @@ impl Cluster {
     /// The end of what the processes wrote to stderr, for a failing test to print.
     pub fn last_words(&self) -> String {
         let mut words = String::new();
-        for file in ["up.err", "az-a.by-hand.log", "az-b.by-hand.log", "az-c.by-hand.log"] {
-            if let Ok(text) = std::fs::read_to_string(self.folder.path().join(file)) {
-                words.push_str(&format!("--- {file}\n{}\n", command::tail(&text, 30)));
+        let mut files = vec!["up.err".to_owned()];
+        for zone in ZONES {
+            files.push(format!("data/{zone}/node.log"));
+            files.push(format!("{zone}.by-hand.log"));
+        }
+        for file in files {
+            if let Ok(text) = std::fs::read_to_string(self.folder.path().join(&file)) {
+                words.push_str(&format!("--- {file}\n{}\n", command::tail(&text, 25)));
             }
         }
         words
+    }
+
+    fn kill_by_file(&self) {
+        for zone in ZONES {
+            let path = self.data_dir().join(zone).join("node.pid");
+            let pid = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+            if let Some(pid) = pid.and_then(Pid::from_raw)
+                && is_ours(pid, &self.data_dir())
+            {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 
     fn signal(&self, zone: &str, signal: Signal) -> anyhow::Result<()> {
@@ -275,21 +292,28 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // `up` first: with `--respawn` it would start its nodes again.
-        for child in self.up.iter_mut().chain(self.by_hand.iter_mut().flatten()) {
-            let _ = child.kill();
-            let _ = child.wait();
+        for child in self.by_hand.iter_mut().flatten() {
+            end(child);
         }
-        for zone in ZONES {
-            let path = self.data_dir().join(zone).join("node.pid");
-            let pid = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-            if let Some(pid) = pid.and_then(Pid::from_raw)
-                && is_ours(pid, &self.data_dir())
-            {
-                let _ = kill_process(pid, Signal::KILL);
+        self.kill_by_file();
+        // `up` knows of nodes that have not yet written their file: it is asked first, so that it ends them.
+        if let Some(up) = &mut self.up {
+            let _ = kill_process(Pid::from_child(up), Signal::TERM);
+            for _ in 0..400 {
+                if !matches!(up.try_wait(), Ok(None)) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(50));
             }
+            end(up);
         }
+        self.kill_by_file();
     }
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Process ids are used again: only a process that was started on our folder may be killed by its file.

@@ -156,13 +156,19 @@ async fn put(
         progress.others_ended();
         done.context("the AWS CLI's half")
     };
+    // Keys of the client's own choice, and keys of ours: the number of the pass, so that a key has many lines.
     let client_half = async {
-        let command = async || {
-            let arguments = ["put", STREAM, "--file", "-", "--json"];
-            ground.lock().await.tristream(&arguments).await
-        };
-        let share = by_cli.len() as f64;
-        puts::by_client(command, by_client, progress, share).await.context("the client's half")
+        let (own, ours) = by_client.split_at(by_client.len() / 2);
+        let key_of_pass: &[&str] = &["--key-field", "1", "--delimiter", ":"];
+        for (records, keys, before) in [(own, &[][..], 0), (ours, key_of_pass, own.len())] {
+            let command = async || {
+                let arguments = [&["put", STREAM, "--file", "-", "--json"], keys].concat();
+                ground.lock().await.tristream(&arguments).await
+            };
+            let pace = puts::Pace { others: by_cli.len(), before, total: by_client.len() };
+            puts::by_client(command, records, progress, pace).await.context("the client's half")?;
+        }
+        Ok(())
     };
     let total = by_cli.len() + by_client.len();
     let fault = async {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -140,17 +141,28 @@ struct Told {
     error: Option<String>,
 }
 
+/// When a run of the native half goes on: at the same part of its way as the other half.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Acks that the other half has to get in all.
+    pub(crate) others: usize,
+    /// Lines of the native half before this run's.
+    pub(crate) before: usize,
+    /// Lines of the native half in all.
+    pub(crate) total: usize,
+}
+
 /// `tristream put STREAM --file - --json`, again for lines that were refused or of which nothing is known.
 /// `command` makes a new one.
 pub(crate) async fn by_client(
     mut command: impl AsyncFnMut() -> anyhow::Result<Command>,
     records: &[RecordId],
     progress: &Progress,
-    share: f64,
+    pace: Pace,
 ) -> anyhow::Result<()> {
     let mut waiting = records.to_vec();
     for _ in 0..NATIVE_ROUNDS {
-        waiting = one_run(command().await?, &waiting, progress, share).await?;
+        waiting = one_run(command().await?, &waiting, progress, pace).await?;
         if waiting.is_empty() {
             return Ok(());
         }
@@ -164,7 +176,7 @@ async fn one_run(
     mut command: Command,
     records: &[RecordId],
     progress: &Progress,
-    share: f64,
+    pace: Pace,
 ) -> anyhow::Result<Vec<RecordId>> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().context("cannot run `tristream put`")?;
@@ -173,8 +185,8 @@ async fn one_run(
     let mut stderr = child.stderr.take().context("no stderr")?;
     let feed = async {
         for (number, chunk) in records.chunks(FEED_LINES).enumerate() {
-            let done = (number * FEED_LINES) as f64 / records.len() as f64;
-            progress.wait_for_the_others(done, share).await;
+            let done = (pace.before + number * FEED_LINES) as f64 / pace.total as f64;
+            progress.wait_for_the_others(done, pace.others as f64).await;
             let text = progress.with(|history| {
                 let mut text = Vec::new();
                 for id in chunk {
@@ -197,7 +209,13 @@ async fn one_run(
         let mut failed = Vec::new();
         let mut lines = BufReader::new(stdout).lines();
         while let Some(line) = lines.next_line().await? {
-            let told: Told = serde_json::from_str(&line)
+            let told: Value = serde_json::from_str(&line)
+                .with_context(|| format!("`tristream put --json` printed {line:?}"))?;
+            if told.get("line").is_none() {
+                // The tally at the end.
+                continue;
+            }
+            let told: Told = serde_json::from_value(told)
                 .with_context(|| format!("`tristream put --json` printed {line:?}"))?;
             let at = told.line.checked_sub(1).filter(|at| *at < records.len());
             let at = at.with_context(|| format!("there is no line {}", told.line))?;
