@@ -71,8 +71,8 @@ impl Default for Raft {
     fn default() -> Self {
         Raft {
             heartbeat_ms: 100,
-            election_timeout_ms_min: 500,
-            election_timeout_ms_max: 900,
+            election_timeout_ms_min: 400,
+            election_timeout_ms_max: 700,
             rebalance_after_ms: 5_000,
         }
     }

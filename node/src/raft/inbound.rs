@@ -10,13 +10,13 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use tristream_proto::domain::GroupId;
+use tristream_proto::domain::{GroupId, NodeId};
 use tristream_proto::wire;
 
 use super::groups::Groups;
 use super::peer_stream::{FORMAT, IN_FLIGHT_MAX};
 use super::types::Types;
-use super::{convert, groups};
+use super::{convert, groups, liveness};
 use crate::tasks::Kind;
 
 /// Answers of all sessions of one stream that wait to be sent.
@@ -52,10 +52,12 @@ impl Inbound {
             if let Err(status) = inbound.check_hello(&hello) {
                 return refuse(&answers, status).await;
             }
+            let groups = inbound.groups.clone();
             let mut sessions = Sessions { inbound, answers, open: HashMap::new() };
             while let Some(Ok(frame)) = frames.next().await {
                 sessions.take(frame).await;
             }
+            liveness::suspect(&groups, NodeId(hello.node));
         });
         Ok(ReceiverStream::new(out))
     }

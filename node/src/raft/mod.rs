@@ -16,6 +16,7 @@ mod convert;
 mod group;
 mod groups;
 mod inbound;
+mod liveness;
 mod log_store;
 mod network;
 mod peer_stream;

@@ -78,11 +78,27 @@ impl RaftNetworkFactory<Types> for Factory {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, _node: &()) -> Connection {
-        Connection { transport: self.transport.clone(), group: self.group, to: NodeId(target) }
+        Connection::new(self.transport.clone(), self.group, NodeId(target))
     }
 }
 
 impl Connection {
+    pub(super) fn new(transport: Arc<Transport>, group: GroupId, to: NodeId) -> Connection {
+        Connection { transport, group, to }
+    }
+
+    /// Asks whether `to` would vote for this node; nothing changes there.
+    pub(super) async fn ask_pre_vote(
+        &self,
+        request: &VoteRequest<Types>,
+        deadline: Duration,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.client()?;
+        let message = self.vote_message(request);
+        let answer = call(deadline, client.pre_vote(message)).await?;
+        convert::from_wire_vote_answer(&answer).map_err(unreachable)
+    }
+
     fn way(&self) -> Result<&Way, RpcError> {
         let way = self.transport.peers.get(&self.to);
         way.ok_or_else(|| unreachable(format_args!("node {} is not in the roster", self.to)))
@@ -177,10 +193,7 @@ impl RaftNetworkV2<Types> for Connection {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RpcError> {
-        let mut client = self.client()?;
-        let message = self.vote_message(&request);
-        let answer = call(option.hard_ttl(), client.pre_vote(message)).await?;
-        convert::from_wire_vote_answer(&answer).map_err(unreachable)
+        self.ask_pre_vote(&request, option.hard_ttl()).await
     }
 
     async fn full_snapshot(
