@@ -164,6 +164,7 @@ impl Groups {
             log,
             shared,
             leadership: watch::channel(Leadership::default()).0,
+            lease: Duration::from_millis(registry.config.election_timeout_max),
         });
         self.spawn_leadership(&inner);
         registry.open.write().insert(id, inner.clone());
