@@ -204,10 +204,11 @@ impl Groups {
         let registry = Arc::downgrade(&self.inner);
         self.inner.tasks.spawn(Kind::Helper, async move {
             let mut every = tokio::time::interval(Duration::from_secs(1));
+            let mut stopped = BTreeSet::new();
             loop {
                 every.tick().await;
                 let Some(registry) = registry.upgrade() else { return };
-                registry.observe();
+                registry.observe(&mut stopped);
             }
         });
     }
@@ -298,7 +299,8 @@ impl Groups {
 }
 
 impl Registry {
-    fn observe(&self) {
+    /// `stopped` holds the groups of which it was said already that they stopped.
+    fn observe(&self, stopped: &mut BTreeSet<GroupId>) {
         let open: Vec<_> = self.open.read().iter().map(|(id, g)| (*id, g.clone())).collect();
         let mut led = 0;
         for (id, group) in &open {
@@ -311,8 +313,12 @@ impl Registry {
                     - matched.map_or(0, |at| at + 1).min(status.last_index.map_or(0, |l| l + 1));
                 self.metrics.set_replica_lag(id.0, node.0, lag);
             }
-            if let Some(reason) = &status.stopped {
+            if let Some(reason) = status.stopped.filter(|_| stopped.insert(*id)) {
                 tracing::error!(group = %id, %reason, "group has stopped on this node");
+                // Without the metadata a node knows ever less of what it serves.
+                if id.is_meta() {
+                    self.tasks.failed(Kind::Metadata, reason);
+                }
             }
         }
         self.metrics.set_groups(open.len(), led);
@@ -412,3 +418,6 @@ pub(super) fn transfer_request(
 ) -> TransferLeaderRequest<Types> {
     TransferLeaderRequest::new(from, to, last)
 }
+
+#[cfg(test)]
+mod tests;
