@@ -10,6 +10,7 @@ use base64::Engine;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tristream_client::domain::SequenceNumber;
 
 use super::load::{Attempt, Fate};
@@ -113,6 +114,22 @@ pub async fn read_all(address: &str, stream: &str) -> anyhow::Result<Contents> {
         }
     }
     Ok(contents)
+}
+
+/// Reads everything, once the node no longer says that it may be behind.
+pub async fn read_whole(address: &str, stream: &str) -> anyhow::Result<Contents> {
+    let until = Instant::now() + super::PATIENCE;
+    loop {
+        let read = read_all(address, stream).await;
+        match read {
+            Ok(read) if !read.stale => return Ok(read),
+            read if Instant::now() > until => {
+                let read = read?;
+                bail!("{address} stays stale, with {} records", read.records.len());
+            }
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }
 
 fn stored(shard: &str, record: &Value) -> anyhow::Result<Stored> {

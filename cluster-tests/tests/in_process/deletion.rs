@@ -36,13 +36,17 @@ async fn groups_open(cluster: &Cluster, seat: usize) -> Option<u64> {
 async fn gone(client: &Client) -> anyhow::Result<()> {
     let name: StreamName = STREAM.parse()?;
     wait_until("the stream is gone", async || {
-        matches!(client.describe_stream(&name).await, Err(tristream_client::Error::StreamNotFound(_)))
+        matches!(
+            client.describe_stream(&name).await,
+            Err(tristream_client::Error::StreamNotFound(_))
+        )
     })
     .await
 }
 
 async fn iterator(cluster: &Cluster, seat: usize, shard: &str) -> anyhow::Result<Value> {
-    let ask = json!({ "StreamName": STREAM, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON" });
+    let ask =
+        json!({ "StreamName": STREAM, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON" });
     let answer = kinesis(cluster.kinesis(seat), "GetShardIterator", &ask, LIMIT).await?;
     ensure!(answer.status == 200, "{answer:?}");
     Ok(answer.body["ShardIterator"].clone())

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tristream_client::Options;
 use tristream_client::domain::Effect;
 use tristream_cluster_tests::in_process::load::{Fate, Load, put};
-use tristream_cluster_tests::in_process::reading::{judge, read_all};
+use tristream_cluster_tests::in_process::reading::{judge, read_all, read_whole};
 use tristream_cluster_tests::in_process::{Cluster, Storage, wait_until};
 
 const STREAM: &str = "orders";
@@ -81,7 +81,7 @@ async fn a_failed_sync_stops_its_node_and_loses_nothing() -> anyhow::Result<()> 
     }
     let attempts = load.finish().await?;
     for seat in 0..3 {
-        judge(&attempts, &read_all(cluster.kinesis(seat), STREAM).await?)
+        judge(&attempts, &read_whole(cluster.kinesis(seat), STREAM).await?)
             .with_context(|| format!("as node {seat} reads"))?;
     }
     Ok(())
@@ -104,7 +104,7 @@ async fn power_loss_everywhere_loses_no_acked_record() -> anyhow::Result<()> {
         load.wait_acked(20).await.context("after the power came back")?;
         attempts.extend(load.finish().await?);
         for seat in 0..3 {
-            judge(&attempts, &read_all(cluster.kinesis(seat), STREAM).await?)
+            judge(&attempts, &read_whole(cluster.kinesis(seat), STREAM).await?)
                 .with_context(|| format!("as node {seat} reads, seed {seed}"))?;
         }
     }

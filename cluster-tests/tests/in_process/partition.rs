@@ -10,7 +10,7 @@ use tristream_client::Options;
 use tristream_client::domain::Effect;
 use tristream_cluster_tests::in_process::load::{Fate, Load, put};
 use tristream_cluster_tests::in_process::reading::{
-    check_prefix, judge, kinesis, read_all,
+    check_prefix, judge, kinesis, read_all, read_whole,
 };
 use tristream_cluster_tests::in_process::{Cluster, Storage, wait_until};
 
@@ -45,7 +45,6 @@ async fn a_leader_alone(way: Way) -> anyhow::Result<()> {
         Way::Cut => cluster.wires().isolate(old),
         Way::Freeze => cluster.wires().freeze_out(old),
     }
-    // Whatever was on the wire has arrived after this, so that no ack below can be an earlier one's.
     let cut = Instant::now();
     let mut alone = Vec::new();
     while cut.elapsed() < Duration::from_secs(4) {
@@ -56,7 +55,8 @@ async fn a_leader_alone(way: Way) -> anyhow::Result<()> {
             "PartitionKey": "alone",
             "Data": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data),
         });
-        let answer = kinesis(cluster.kinesis(old), "PutRecord", &body, Duration::from_secs(8)).await?;
+        let answer =
+            kinesis(cluster.kinesis(old), "PutRecord", &body, Duration::from_secs(8)).await?;
         ensure!(answer.status >= 500, "a leader alone answered {answer:?}");
         alone.push(answer);
     }
@@ -70,8 +70,7 @@ async fn a_leader_alone(way: Way) -> anyhow::Result<()> {
     let attempts = load.finish().await?;
     let mut all = Vec::new();
     for seat in 0..3 {
-        let mut read = read_all(cluster.kinesis(seat), STREAM).await?;
-        ensure!(!read.stale, "node {seat} is stale after healing");
+        let mut read = read_whole(cluster.kinesis(seat), STREAM).await?;
         all.push(read.records.clone());
         // What went to the leader alone may be there or not, but not twice.
         let mut lonely: Vec<String> = Vec::new();
@@ -122,7 +121,10 @@ async fn a_lone_survivor_refuses_puts_and_serves_what_it_has() -> anyhow::Result
         let mut refused = 0;
         let begun = Instant::now();
         while refused < 3 {
-            ensure!(begun.elapsed() < Duration::from_secs(30), "puts are never refused for certain");
+            ensure!(
+                begun.elapsed() < Duration::from_secs(30),
+                "puts are never refused for certain"
+            );
             let asked = Instant::now();
             let outcome = put(&client, STREAM, "k", Bytes::from_static(b"never/0")).await;
             let error = outcome.err().context("acked by one of three")?;
@@ -139,7 +141,7 @@ async fn a_lone_survivor_refuses_puts_and_serves_what_it_has() -> anyhow::Result
             cluster.run(seat).await?;
         }
         cluster.wait_ready(&[0, 1, 2]).await?;
-        let mut read = read_all(cluster.kinesis(survivor), STREAM).await?;
+        let mut read = read_whole(cluster.kinesis(survivor), STREAM).await?;
         let before = read.records.len();
         read.records.retain(|record| record.key != "k");
         println!("{} of the doubtful puts are there", before - read.records.len());
@@ -166,7 +168,7 @@ async fn links_that_break_all_the_time_lose_and_repeat_nothing() -> anyhow::Resu
     let attempts = load.finish().await?;
     ensure!(attempts.iter().any(|attempt| matches!(attempt.fate, Fate::Acked(_))));
     for seat in 0..3 {
-        let read = read_all(cluster.kinesis(seat), STREAM).await?;
+        let read = read_whole(cluster.kinesis(seat), STREAM).await?;
         judge(&attempts, &read).with_context(|| format!("as node {seat} reads"))?;
     }
     // Replication to every peer goes on by itself, also where nobody writes.

@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use tristream_client::Options;
 use tristream_cluster_tests::in_process::load::Load;
-use tristream_cluster_tests::in_process::reading::{judge, read_all};
+use tristream_cluster_tests::in_process::reading::{judge, read_all, read_whole};
 use tristream_cluster_tests::in_process::{Cluster, Storage};
 
 const STREAM: &str = "orders";
@@ -40,7 +40,7 @@ async fn restarts_and_crashes_under_load_lose_nothing() -> anyhow::Result<()> {
     load.wait_acked(50).await.context("after all were gone")?;
     let attempts = load.finish().await?;
     for seat in 0..3 {
-        judge(&attempts, &read_all(cluster.kinesis(seat), STREAM).await?)
+        judge(&attempts, &read_whole(cluster.kinesis(seat), STREAM).await?)
             .with_context(|| format!("as node {seat} reads"))?;
         ensure!(read_all(cluster.kinesis(seat), "late").await?.records.is_empty());
     }
@@ -74,7 +74,7 @@ async fn damaged_metadata_tables_are_rebuilt() -> anyhow::Result<()> {
     }
     cluster.wait_ready(&[0, 1, 2]).await?;
     for seat in 0..3 {
-        let read = read_all(cluster.kinesis(seat), STREAM).await?;
+        let read = read_whole(cluster.kinesis(seat), STREAM).await?;
         judge(&attempts, &read).with_context(|| format!("as node {seat} reads"))?;
     }
     Ok(())
