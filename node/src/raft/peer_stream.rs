@@ -52,7 +52,8 @@ struct State {
 /// An open stream.
 pub(super) struct Connection {
     frames: mpsc::Sender<wire::ReplicateFrame>,
-    sessions: Mutex<HashMap<u64, mpsc::Sender<wire::AppendAnswer>>>,
+    /// `None` once the stream broke: nobody begins to wait for answers then that cannot come.
+    sessions: Mutex<Option<HashMap<u64, mpsc::Sender<wire::AppendAnswer>>>>,
 }
 
 /// One group's use of the stream. Its sessions end when it is dropped.
@@ -81,7 +82,10 @@ impl PeerStream {
         let connection = self.connection().await?;
         let id = self.sessions_made.fetch_add(1, Ordering::Relaxed);
         let (tx, answers) = mpsc::channel(IN_FLIGHT_MAX);
-        connection.sessions.lock().insert(id, tx);
+        match &mut *connection.sessions.lock() {
+            Some(sessions) => sessions.insert(id, tx),
+            None => return Err(format!("the stream to node {} just broke", self.peer)),
+        };
         Ok(Session { id, group, connection, answers })
     }
 
@@ -89,6 +93,7 @@ impl PeerStream {
         let mut state = self.state.lock().await;
         if let Some(connection) = &state.connection
             && !connection.frames.is_closed()
+            && connection.sessions.lock().is_some()
         {
             return Ok(connection.clone());
         }
@@ -125,7 +130,8 @@ impl PeerStream {
         let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
         let mut incoming =
             client.replicate(outgoing).await.map_err(|status| status.to_string())?.into_inner();
-        let connection = Arc::new(Connection { frames, sessions: Mutex::default() });
+        let sessions = Mutex::new(Some(HashMap::new()));
+        let connection = Arc::new(Connection { frames, sessions });
         let (reader, peer) = (Arc::downgrade(&connection), self.peer);
         self.tasks.spawn(Kind::PeerStream, async move {
             while let Some(answer) = incoming.next().await {
@@ -139,7 +145,7 @@ impl PeerStream {
                 }
             }
             if let Some(connection) = reader.upgrade() {
-                connection.sessions.lock().clear();
+                *connection.sessions.lock() = None;
             }
             // Dropping `incoming` ends the call, which closes `frames`: the next session opens a new one.
         });
@@ -157,6 +163,7 @@ impl Connection {
     /// has not is broken, or gone.
     fn deliver(&self, answer: wire::ReplicateAnswer) {
         let mut sessions = self.sessions.lock();
+        let Some(sessions) = &mut *sessions else { return };
         if let Some(session) = sessions.get(&answer.session)
             && session.try_send(answer.append.unwrap_or_default()).is_err()
         {
@@ -179,6 +186,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.connection.sessions.lock().remove(&self.id);
+        if let Some(sessions) = &mut *self.connection.sessions.lock() {
+            sessions.remove(&self.id);
+        }
     }
 }
