@@ -1,4 +1,4 @@
-//! openraft's network: entries over the shared stream; heartbeats, probes and votes as calls of their own.
+//! openraft's network: entries over one shared stream, heartbeats and probes over another, votes as calls.
 //!
 //! Invariants: an append without entries never waits behind bulk; a group has at most one session to a peer, so
 //! that its entries arrive in the order in which they were sent. (openraft sends heartbeats through
@@ -24,7 +24,7 @@ use tristream_proto::wire;
 use tristream_proto::wire::raft_client::RaftClient;
 
 use super::convert;
-use super::peer_stream::{IN_FLIGHT_MAX, PeerStream, Session};
+use super::peer_stream::{IN_FLIGHT_MAX, Lane, PeerStream, Session};
 use super::types::{RaftVote, Types};
 use crate::net::Peers;
 use crate::roster::Roster;
@@ -47,7 +47,8 @@ pub(super) struct Transport {
 }
 
 struct Way {
-    stream: Arc<PeerStream>,
+    entries: PeerStream,
+    beats: PeerStream,
     control: Channel,
 }
 
@@ -60,8 +61,12 @@ impl Transport {
                 incarnation,
                 format: super::peer_stream::FORMAT,
             };
-            let stream = PeerStream::new(node, peers.bulk(node)?, hello, tasks.clone());
-            Some((node, Way { stream: Arc::new(stream), control: peers.control(node)? }))
+            let (bulk, control) = (peers.bulk(node)?, peers.control(node)?);
+            let stream = |lane, channel: &Channel| {
+                PeerStream::new(lane, node, channel.clone(), hello.clone(), tasks.clone())
+            };
+            let entries = stream(Lane::Entries, &bulk);
+            Some((node, Way { entries, beats: stream(Lane::Beats, &control), control }))
         };
         let peers = roster.others().filter_map(|member| way(member.node)).collect();
         Transport { cluster: roster.cluster.clone(), me: roster.me, peers }
@@ -112,7 +117,7 @@ impl Connection {
     }
 
     async fn session(&self) -> Result<Session, RpcError> {
-        self.way()?.stream.session(self.group.0).await.map_err(unreachable)
+        self.way()?.entries.session(self.group.0).await.map_err(unreachable)
     }
 
     fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
@@ -125,14 +130,12 @@ impl Connection {
         request: AppendEntriesRequest<Types>,
         deadline: Duration,
     ) -> Result<StreamAppendResult<Types>, RpcError> {
-        let message = wire::GroupAppend {
-            group: self.group.0,
-            append: Some(convert::to_wire_append(request)),
-            cluster: self.transport.cluster.clone(),
-            node: self.transport.me.0,
+        let append = convert::to_wire_append(request);
+        let asked = self.way()?.beats.ask(self.group.0, append);
+        let answer = match tokio::time::timeout(deadline, asked).await {
+            Ok(answer) => answer.map_err(unreachable)?,
+            Err(_) => return Err(unreachable("no answer in time")),
         };
-        let mut client = self.client()?;
-        let answer = call(deadline, client.heartbeat(message)).await?;
         convert::from_wire_appended(&answer).map_err(unreachable)
     }
 

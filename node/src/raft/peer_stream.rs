@@ -1,4 +1,5 @@
-//! One pipelined bidirectional gRPC stream to one peer, shared by the replication of all groups.
+//! A pipelined bidirectional gRPC stream to one peer, shared by all groups: one carries their entries, another,
+//! on a connection of its own, their heartbeats.
 //!
 //! Owns the connection and the sessions on it. Invariants: answers of a session come back in order; at most
 //! `IN_FLIGHT_MAX` requests of a session are unanswered, so a slow group never blocks the others; when the
@@ -33,8 +34,18 @@ const OPEN_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// Format of the stream, sent in Hello.
 pub(super) const FORMAT: u32 = 1;
 
-/// The stream to one peer; opened when first used, and again after it broke.
+/// What a stream carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Appends with entries: a session per group, answered in order.
+    Entries,
+    /// Appends without: a session per request.
+    Beats,
+}
+
+/// A stream to one peer; opened when first used, and again after it broke.
 pub(super) struct PeerStream {
+    lane: Lane,
     peer: NodeId,
     channel: Channel,
     hello: wire::Hello,
@@ -66,8 +77,15 @@ pub(super) struct Session {
 }
 
 impl PeerStream {
-    pub(super) fn new(peer: NodeId, channel: Channel, hello: wire::Hello, tasks: Tasks) -> Self {
+    pub(super) fn new(
+        lane: Lane,
+        peer: NodeId,
+        channel: Channel,
+        hello: wire::Hello,
+        tasks: Tasks,
+    ) -> Self {
         PeerStream {
+            lane,
             peer,
             channel,
             hello,
@@ -89,6 +107,19 @@ impl PeerStream {
         Ok(Session { id, group, connection, answers })
     }
 
+    /// One request and its answer, as a session of its own. Whoever gives up waiting just drops it.
+    pub(super) async fn ask(
+        &self,
+        group: u64,
+        append: wire::AppendRequest,
+    ) -> Result<wire::AppendAnswer, String> {
+        let mut session = self.session(group).await?;
+        let broke = || format!("the stream to node {} broke", self.peer);
+        let frame = session.frame(append);
+        session.connection.permit().await.ok_or_else(broke)?.send(frame);
+        session.answers.recv().await.ok_or_else(broke)
+    }
+
     async fn connection(&self) -> Result<Arc<Connection>, String> {
         let mut state = self.state.lock().await;
         if let Some(connection) = &state.connection
@@ -105,7 +136,7 @@ impl PeerStream {
             Ok(Ok(connection)) => {
                 state.failed_at = None;
                 state.connection = Some(connection.clone());
-                tracing::debug!(peer = %self.peer, "replication stream is open");
+                tracing::debug!(peer = %self.peer, lane = ?self.lane, "stream is open");
                 Ok(connection)
             }
             Ok(Err(error)) => {
@@ -128,8 +159,11 @@ impl PeerStream {
             .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
         let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-        let mut incoming =
-            client.replicate(outgoing).await.map_err(|status| status.to_string())?.into_inner();
+        let opened = match self.lane {
+            Lane::Entries => client.replicate(outgoing).await,
+            Lane::Beats => client.beat(outgoing).await,
+        };
+        let mut incoming = opened.map_err(|status| status.to_string())?.into_inner();
         let sessions = Mutex::new(Some(HashMap::new()));
         let connection = Arc::new(Connection { frames, sessions });
         let (reader, peer) = (Arc::downgrade(&connection), self.peer);
@@ -139,7 +173,7 @@ impl PeerStream {
                 match answer {
                     Ok(answer) => connection.deliver(answer),
                     Err(status) => {
-                        tracing::debug!(%peer, %status, "replication stream broke");
+                        tracing::debug!(%peer, %status, "a stream broke");
                         break;
                     }
                 }

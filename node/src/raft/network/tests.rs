@@ -30,6 +30,7 @@ fn success(last: Option<wire::LogId>) -> wire::AppendAnswer {
 #[tonic::async_trait]
 impl Raft for Seen {
     type ReplicateStream = ReceiverStream<Result<wire::ReplicateAnswer, Status>>;
+    type BeatStream = ReceiverStream<Result<wire::ReplicateAnswer, Status>>;
 
     #[allow(clippy::disallowed_methods)]
     async fn replicate(
@@ -54,12 +55,24 @@ impl Raft for Seen {
         Ok(Response::new(ReceiverStream::new(out)))
     }
 
-    async fn heartbeat(
+    #[allow(clippy::disallowed_methods)]
+    async fn beat(
         &self,
-        _: Request<wire::GroupAppend>,
-    ) -> Result<Response<wire::AppendAnswer>, Status> {
-        *self.heartbeats.lock() += 1;
-        Ok(Response::new(success(None)))
+        request: Request<Streaming<wire::ReplicateFrame>>,
+    ) -> Result<Response<Self::BeatStream>, Status> {
+        let (answers, out) = mpsc::channel(16);
+        let (seen, mut frames) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            while let Some(Ok(frame)) = frames.next().await {
+                if frame.hello.is_some() {
+                    continue;
+                }
+                *seen.heartbeats.lock() += 1;
+                let (group, session, append) = (frame.group, frame.session, Some(success(None)));
+                let _ = answers.send(Ok(wire::ReplicateAnswer { group, session, append })).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(out)))
     }
 
     async fn vote(
