@@ -96,7 +96,11 @@ async fn power_loss_everywhere_loses_no_acked_record() -> anyhow::Result<()> {
         let client = cluster.client(&[0, 1, 2], Options::default())?;
         let load = Load::start(&client, STREAM, &format!("w{seed}"), 8);
         load.wait_acked(100).await?;
+        // Everything written from here on is at risk: a disk in memory syncs too fast to be caught in the act.
+        (0..3).for_each(|seat| cluster.disk(seat).hold_syncs());
+        tokio::time::sleep(Duration::from_millis(300)).await;
         cluster.power_loss_everywhere(seed * 10).await?;
+        (0..3).for_each(|seat| cluster.disk(seat).release_syncs());
         for seat in 0..3 {
             cluster.run(seat).await?;
         }
