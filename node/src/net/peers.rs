@@ -56,12 +56,12 @@ impl Peers {
         Ok(Peers { channels: Arc::new(channels), net: net.clone() })
     }
 
-    /// Whether the node's host answers but nobody listens there: its process is gone. Anything else, also no
-    /// answer at all, proves nothing.
+    /// Whether nobody can be connected to at the node's address: refused, no route, no such name. A timeout
+    /// proves nothing: the network may be cut.
     pub async fn refuses_connections(&self, node: NodeId) -> bool {
         let Some(lanes) = self.channels.get(&node) else { return false };
         let attempt = timeout(CONNECT_TIMEOUT, self.net.connect(&lanes.address)).await;
-        matches!(attempt, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+        matches!(attempt, Ok(Err(_)))
     }
 
     /// For heartbeats and votes.

@@ -176,6 +176,7 @@ impl Groups {
             log,
             shared,
             leadership: watch::channel(Leadership::default()).0,
+            lease: Duration::from_millis(registry.config.election_timeout_max),
         });
         self.spawn_leadership(&inner);
         registry.open.write().insert(id, inner.clone());
@@ -215,10 +216,11 @@ impl Groups {
         let registry = Arc::downgrade(&self.inner);
         self.inner.tasks.spawn(Kind::Helper, async move {
             let mut every = tokio::time::interval(Duration::from_secs(1));
+            let mut stopped = BTreeSet::new();
             loop {
                 every.tick().await;
                 let Some(registry) = registry.upgrade() else { return };
-                registry.observe();
+                registry.observe(&mut stopped);
             }
         });
     }
@@ -341,7 +343,8 @@ impl Groups {
 }
 
 impl Registry {
-    fn observe(&self) {
+    /// `stopped` holds the groups of which it was said already that they stopped.
+    fn observe(&self, stopped: &mut BTreeSet<GroupId>) {
         let open: Vec<_> = self.open.read().iter().map(|(id, g)| (*id, g.clone())).collect();
         let mut led = 0;
         for (id, group) in &open {
@@ -354,8 +357,12 @@ impl Registry {
                     - matched.map_or(0, |at| at + 1).min(status.last_index.map_or(0, |l| l + 1));
                 self.metrics.set_replica_lag(id.0, node.0, lag);
             }
-            if let Some(reason) = &status.stopped {
+            if let Some(reason) = status.stopped.filter(|_| stopped.insert(*id)) {
                 tracing::error!(group = %id, %reason, "group has stopped on this node");
+                // Without the metadata a node knows ever less of what it serves.
+                if id.is_meta() {
+                    self.tasks.failed(Kind::Metadata, reason);
+                }
             }
         }
         self.metrics.set_groups(open.len(), led);
@@ -470,3 +477,6 @@ pub(super) fn transfer_request(
 ) -> TransferLeaderRequest<Types> {
     TransferLeaderRequest::new(from, to, last)
 }
+
+#[cfg(test)]
+mod tests;
