@@ -1,1 +1,35 @@
-//! Placeholder.
+//! Proof on real clusters: three processes (or three containers), real clients, real kills.
+//!
+//! What clients saw is kept as a [`history::History`]; each promise is one file that judges a history and
+//! nothing else, so that the same check serves a walk, a test and a recording.
+//!
+//! | promise | file |
+//! |---|---|
+//! | an acked record is there, as acked | `promises/acked_records_survive.rs` |
+//! | one order per shard, the same for every reader | `promises/order_within_shard.rs` |
+//! | one order per key | `promises/order_per_key.rs` |
+//! | nothing invented, nothing more often than sent | `promises/no_phantom_records.rs` |
+//!
+//! | part | file |
+//! |---|---|
+//! | find or build the `tristream` binary, never a stale one | `binary.rs` |
+//! | a cluster of three child processes | `processes.rs` |
+//! | the same cluster as containers | `containers.rs` |
+//! | `/admin/v1/cluster`, leaders, waiting | `admin.rs` |
+//! | one raw HTTP request | `raw_http.rs` |
+//! | the AWS SDK pointed at a node | `sdk.rs` |
+//! | the AWS CLI pointed at a node | `aws_cli.rs` |
+//! | run a command within a bound | `command.rs` |
+//! | many producers, outcomes recorded | `workload.rs` |
+
+pub mod admin;
+pub mod aws_cli;
+pub mod binary;
+pub mod command;
+pub mod containers;
+pub mod history;
+pub mod processes;
+pub mod promises;
+pub mod raw_http;
+pub mod sdk;
+pub mod workload;

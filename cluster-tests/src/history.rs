@@ -1,0 +1,273 @@
+//! What clients saw, in the order in which they saw it.
+//!
+//! Invariant: append-only; the order of the list is the order of events, times only serve to tell gaps. An attempt
+//! is `Sent` before it is answered, and is answered at most once: `Acked`, `Refused` (certainly not stored) or
+//! `Unknown` (may be stored or not). Must not judge: that is what `promises/` is for.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+/// A record that somebody means to put: its place in [`History::intents`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId(pub usize);
+
+/// A sequence number as text, ordered as the number it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SequenceNumber(String);
+
+impl SequenceNumber {
+    /// From its decimal form; none if `text` is not one.
+    pub fn parse(text: &str) -> Option<SequenceNumber> {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let plain = text == "0" || !text.starts_with('0');
+        (digits && plain).then(|| SequenceNumber(text.to_owned()))
+    }
+}
+
+impl Ord for SequenceNumber {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0.len(), &self.0).cmp(&(other.0.len(), &other.0))
+    }
+}
+
+impl PartialOrd for SequenceNumber {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a record is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// `shardId-…`.
+    pub shard: String,
+    /// Its number there.
+    pub number: SequenceNumber,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.shard, self.number)
+    }
+}
+
+/// A record before it is sent. Its data are unlike those of every other in the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// The partition key; none where the client under test chooses it.
+    pub key: Option<String>,
+    /// The data.
+    pub data: Bytes,
+}
+
+/// A record as a reader got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it is.
+    pub position: Position,
+    /// Its partition key.
+    pub key: String,
+    /// Its data.
+    pub data: Bytes,
+}
+
+/// One thing that a client did or saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An attempt to put the record sets out.
+    Sent(RecordId),
+    /// An attempt succeeded.
+    Acked(RecordId, Position),
+    /// An attempt failed, and the answer says that nothing was stored.
+    Refused(RecordId),
+    /// An attempt failed, and nobody knows.
+    Unknown(RecordId),
+    /// A reader of this name got a record.
+    Read(&'static str, Stored),
+    /// A reader of this name read the shard from its oldest record to its end, after the last put.
+    ReadAll(&'static str, String),
+}
+
+/// Events, and the records that they are about.
+#[derive(Debug)]
+pub struct History {
+    started: Instant,
+    intents: Vec<Intent>,
+    by_data: HashMap<Bytes, RecordId>,
+    events: Vec<(Duration, Event)>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        History::new()
+    }
+}
+
+impl History {
+    /// Nothing has happened.
+    pub fn new() -> History {
+        History {
+            started: Instant::now(),
+            intents: Vec::new(),
+            by_data: HashMap::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// A record that will be sent.
+    ///
+    /// # Panics
+    /// If another one has the same data: reads could not tell them apart.
+    pub fn intend(&mut self, key: Option<String>, data: impl Into<Bytes>) -> RecordId {
+        let data = data.into();
+        let id = RecordId(self.intents.len());
+        let other = self.by_data.insert(data.clone(), id);
+        assert!(other.is_none(), "two records of the same data: {data:?}");
+        self.intents.push(Intent { key, data });
+        id
+    }
+
+    /// Something happened now.
+    pub fn push(&mut self, event: Event) {
+        self.push_at(self.started.elapsed(), event);
+    }
+
+    fn push_at(&mut self, at: Duration, event: Event) {
+        self.events.push((at, event));
+    }
+
+    /// Puts go on: what was read whole so far is only a piece from now on.
+    pub fn reopen(&mut self) {
+        self.events.retain(|(_, event)| !matches!(event, Event::ReadAll(..)));
+    }
+
+    /// All records, by id.
+    pub fn intents(&self) -> &[Intent] {
+        &self.intents
+    }
+
+    /// The record of this id.
+    pub fn intent(&self, id: RecordId) -> &Intent {
+        &self.intents[id.0]
+    }
+
+    /// Which record has these data; none if nobody meant to put such a one.
+    pub fn find(&self, data: &Bytes) -> Option<RecordId> {
+        self.by_data.get(data).copied()
+    }
+
+    /// What happened, in order.
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter().map(|(_, event)| event)
+    }
+
+    /// How many records have been acked, each counted once.
+    pub fn acked(&self) -> usize {
+        let mut acked = vec![false; self.intents.len()];
+        for event in self.events() {
+            if let Event::Acked(id, _) = event {
+                acked[id.0] = true;
+            }
+        }
+        acked.into_iter().filter(|acked| *acked).count()
+    }
+
+    /// Between the first and the last ack: the longest time without any, over all shards (none) or of one.
+    pub fn longest_silence(&self, shard: Option<&str>) -> Duration {
+        let mut last = None;
+        let mut longest = Duration::ZERO;
+        for (at, event) in &self.events {
+            if let Event::Acked(_, position) = event
+                && shard.is_none_or(|shard| shard == position.shard)
+            {
+                longest = longest.max(*at - last.unwrap_or(*at));
+                last = Some(*at);
+            }
+        }
+        longest
+    }
+
+    /// What each reader read of each shard, in its order, and whether to the end.
+    pub fn readings(&self) -> Vec<Reading<'_>> {
+        let mut readings: Vec<Reading<'_>> = Vec::new();
+        let mut places = HashMap::new();
+        for event in self.events() {
+            let (reader, shard) = match event {
+                Event::Read(reader, stored) => (*reader, &stored.position.shard),
+                Event::ReadAll(reader, shard) => (*reader, shard),
+                _ => continue,
+            };
+            let place = *places.entry((reader, shard)).or_insert_with(|| {
+                readings.push(Reading { reader, shard, records: Vec::new(), complete: false });
+                readings.len() - 1
+            });
+            match event {
+                Event::Read(_, stored) => readings[place].records.push(stored),
+                _ => readings[place].complete = true,
+            }
+        }
+        readings
+    }
+}
+
+/// What one reader read of one shard.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    /// Its name.
+    pub reader: &'static str,
+    /// The shard.
+    pub shard: &'a str,
+    /// In the order in which they came.
+    pub records: Vec<&'a Stored>,
+    /// Whether it read from the oldest record to the end, after the last put.
+    pub complete: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_ordered_as_numbers() {
+        let number = |text| SequenceNumber::parse(text).unwrap();
+        assert!(number("9") < number("10"));
+        assert!(number("100") < number("101"));
+        assert_eq!(SequenceNumber::parse("12a"), None);
+        assert_eq!(SequenceNumber::parse("012"), None);
+        assert_eq!(SequenceNumber::parse(""), None);
+    }
+
+    #[test]
+    fn a_record_acked_twice_counts_once() {
+        let mut history = History::new();
+        let id = history.intend(None, "a");
+        let position = Position { shard: "s".into(), number: SequenceNumber::parse("1").unwrap() };
+        history.push(Event::Acked(id, position.clone()));
+        history.push(Event::Acked(id, position));
+        assert_eq!(history.acked(), 1);
+    }
+
+    #[test]
+    fn silence_is_between_acks_of_the_shard() {
+        let mut history = History::new();
+        for (at, shard) in [(1, "s0"), (3, "s1"), (6, "s0")] {
+            let id = history.intend(None, format!("{at}"));
+            let number = SequenceNumber::parse(&at.to_string()).unwrap();
+            let position = Position { shard: shard.into(), number };
+            history.push_at(Duration::from_secs(at), Event::Acked(id, position));
+        }
+        assert_eq!(history.longest_silence(None), Duration::from_secs(3));
+        assert_eq!(history.longest_silence(Some("s0")), Duration::from_secs(5));
+        assert_eq!(history.longest_silence(Some("s1")), Duration::ZERO);
+    }
+}

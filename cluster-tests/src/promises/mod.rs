@@ -1,0 +1,160 @@
+//! The promises, one file each: pure functions from what clients saw to what is wrong with it.
+//!
+//! Invariant: linear in the history; no clock, no I/O. Each is fed hand-made lies in its own tests, so that we know
+//! it can bark. Must not know how the history came about.
+
+pub mod acked_records_survive;
+pub mod no_phantom_records;
+pub mod order_per_key;
+pub mod order_within_shard;
+
+use std::fmt;
+
+use crate::history::History;
+
+/// Breaches that are told in words; further ones are only counted.
+const TOLD_MAX: usize = 10;
+
+/// What one promise says of a history.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The promise.
+    pub promise: &'static str,
+    /// How many facts were compared: 0 means that the history could not have broken it.
+    pub checked: u64,
+    /// How many of them break it.
+    pub broken: u64,
+    /// The first few breaches in words.
+    pub told: Vec<String>,
+}
+
+impl Verdict {
+    fn new(promise: &'static str) -> Verdict {
+        Verdict { promise, checked: 0, broken: 0, told: Vec::new() }
+    }
+
+    fn check(&mut self, holds: bool, tell: impl FnOnce() -> String) {
+        self.checked += 1;
+        if !holds {
+            self.broken += 1;
+            if self.told.len() < TOLD_MAX {
+                self.told.push(tell());
+            }
+        }
+    }
+
+    /// Whether nothing breaks the promise and something could have.
+    pub fn holds(&self) -> bool {
+        self.broken == 0 && self.checked > 0
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match (self.broken, self.checked) {
+            (0, 0) => "NOT SHOWN",
+            (0, _) => "holds",
+            _ => "BROKEN",
+        };
+        write!(f, "{:<24} {word}: {} checked, {} broken", self.promise, self.checked, self.broken)?;
+        for breach in &self.told {
+            write!(f, "\n    {breach}")?;
+        }
+        Ok(())
+    }
+}
+
+/// All of them.
+pub fn judge(history: &History) -> Vec<Verdict> {
+    vec![
+        acked_records_survive::check(history),
+        order_within_shard::check(history),
+        order_per_key::check(history),
+        no_phantom_records::check(history),
+    ]
+}
+
+/// Fails with every breach in words, unless all promises hold.
+pub fn demand(history: &History) -> anyhow::Result<()> {
+    let verdicts = judge(history);
+    if verdicts.iter().all(Verdict::holds) {
+        return Ok(());
+    }
+    let words: Vec<String> = verdicts.iter().map(Verdict::to_string).collect();
+    anyhow::bail!("a promise is broken:\n{}", words.join("\n"))
+}
+
+#[cfg(test)]
+mod liars {
+    //! Hand-made histories in few words.
+
+    use super::*;
+    use crate::history::{Event, Position, RecordId, SequenceNumber, Stored};
+
+    /// A history that is written line by line.
+    pub(super) struct Story(pub(super) History);
+
+    impl Story {
+        pub(super) fn new() -> Story {
+            Story(History::new())
+        }
+
+        /// Means to put `data` under `key` and sends it once.
+        pub(super) fn send(&mut self, key: &str, data: &'static str) -> RecordId {
+            let id = self.0.intend(Some(key.to_owned()), data);
+            self.0.push(Event::Sent(id));
+            id
+        }
+
+        pub(super) fn ack(&mut self, id: RecordId, number: u64) {
+            self.0.push(Event::Acked(id, at(number)));
+        }
+
+        pub(super) fn tell(&mut self, event: Event) {
+            self.0.push(event);
+        }
+
+        /// The reader gets these of shard `s`, in this order, and then its end.
+        pub(super) fn read_all(
+            &mut self,
+            reader: &'static str,
+            records: &[(u64, &str, &'static str)],
+        ) {
+            self.read(reader, records);
+            self.0.push(Event::ReadAll(reader, "s".to_owned()));
+        }
+
+        pub(super) fn read(&mut self, reader: &'static str, records: &[(u64, &str, &'static str)]) {
+            for (number, key, data) in records {
+                let stored =
+                    Stored { position: at(*number), key: (*key).to_owned(), data: (*data).into() };
+                self.0.push(Event::Read(reader, stored));
+            }
+        }
+    }
+
+    pub(super) fn at(number: u64) -> Position {
+        let number = SequenceNumber::parse(&number.to_string()).unwrap();
+        Position { shard: "s".to_owned(), number }
+    }
+
+    #[test]
+    fn an_honest_history_passes_all() {
+        let mut story = Story::new();
+        let a = story.send("k", "a");
+        story.ack(a, 1);
+        let b = story.send("k", "b");
+        story.tell(Event::Unknown(b));
+        story.tell(Event::Sent(b));
+        story.ack(b, 3);
+        story.read_all("one", &[(1, "k", "a"), (2, "k", "b"), (3, "k", "b")]);
+        story.read_all("two", &[(1, "k", "a"), (2, "k", "b"), (3, "k", "b")]);
+        demand(&story.0).unwrap();
+    }
+
+    #[test]
+    fn an_empty_history_shows_nothing() {
+        let refused = demand(&History::new()).unwrap_err().to_string();
+        assert!(refused.contains("NOT SHOWN"), "{refused}");
+    }
+}
