@@ -11,7 +11,7 @@ use super::pid_file::{self, PidFile};
 use crate::config::{Config, NodeAddress};
 use crate::{Node, World};
 
-/// Settings come from a file, or from flags and environment variables for the few that have no default.
+/// Arguments of `tristream node`: a settings file, or flags and variables for what has no default.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Settings file (TOML). With it, the other flags and variables are not looked at. A relative `data_dir` in
@@ -68,11 +68,11 @@ impl Args {
     fn settings(&self) -> anyhow::Result<Config> {
         match &self.config {
             Some(path) => load(path),
-            None => self.from_flags(),
+            None => self.flag_settings(),
         }
     }
 
-    fn from_flags(&self) -> anyhow::Result<Config> {
+    fn flag_settings(&self) -> anyhow::Result<Config> {
         let (Some(az), Some(data_dir), Some(nodes)) = (&self.az, &self.data_dir, &self.nodes)
         else {
             bail!(
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_come_from_flags() {
+    fn settings_come_flag_settings() {
         let config = args().settings().expect("valid");
         assert_eq!(config.own().peer, "b:1");
         assert_eq!(config.nodes[2].kinesis, "[::1]:2");

@@ -25,8 +25,15 @@ use super::screen;
 use lines::Lines;
 use tally::Tally;
 
-/// The line of a file is a record without its line end; an empty line is a record too.
+/// What `--help` adds to the flags.
+const HELP: &str = "\
+Of a file, each line is a record, without its line end; an empty line is a record too. Lines of
+one key are stored in order. The exit code is 0 only if every record was acked; each line that
+was not is named on standard error, as not stored or as perhaps stored.";
+
+/// Arguments of `tristream put`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub(super) struct Args {
     #[command(flatten)]
     endpoints: Endpoints,

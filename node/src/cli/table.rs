@@ -85,11 +85,8 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_what_stands_in_them() {
-        let expected = ["NAME      COUNT", "orders         7", "b         123456"];
-        assert_eq!(
-            table("orders").lines(WIDTH),
-            expected.map(|line| line.replace("COUNT", " COUNT"))
-        );
+        let expected = ["NAME     COUNT", "orders       7", "b       123456"];
+        assert_eq!(table("orders").lines(WIDTH), expected);
     }
 
     #[test]

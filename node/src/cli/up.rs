@@ -31,10 +31,16 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 const RESPAWN_MIN: Duration = Duration::from_millis(500);
 const RESPAWN_MAX: Duration = Duration::from_secs(10);
 
-/// Each node keeps its files in DIR/az-a, DIR/az-b or DIR/az-c: settings in node.toml, its log in node.log, its
-/// process id in node.pid. A node that is killed stays dead; `tristream node --config DIR/az-x/node.toml` starts
-/// it again. If `up` itself is killed by force, its nodes go on: end them by their process ids.
+/// What `--help` adds to the flags.
+const HELP: &str = "\
+Each node keeps its files in DIR/az-a, DIR/az-b or DIR/az-c: settings in node.toml, log in
+node.log, process id in node.pid. A node that is killed stays dead until it is started by hand
+(tristream node --config DIR/az-x/node.toml) or with --respawn. If `up` itself is killed by
+force, its nodes go on: end them by their process ids.";
+
+/// Arguments of `tristream up`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub(super) struct Args {
     /// Folder of the cluster.
     #[arg(long, env = "TRISTREAM_UP_DIR", value_name = "DIR", default_value = "tristream-data")]

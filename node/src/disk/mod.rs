@@ -1,7 +1,7 @@
 //! Files, behind one narrow seam, so that a simulated disk can tear, lose, rot, fill, slow and lie.
 //!
-//! Invariant: bytes written are durable only after `File::sync` answered `Ok`; a created, renamed or
-//! removed name only after `Disk::sync_dir` of its folder. Must not know what the files hold.
+//! Invariant: bytes written are durable only after `File::sync` answered `Ok`; a created, renamed
+//! or removed name only after `Disk::sync_dir` of its folder. Must not know what the files hold.
 
 #[cfg(test)]
 mod contract;
@@ -47,7 +47,8 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, io::Result<()>>;
     /// Bytes free for this node, and bytes in all.
     fn space(&self, dir: &Path) -> io::Result<Space>;
-    /// Takes the folder for this process until the guard is dropped; fails at once when it is taken.
+    /// Takes the folder for this process until the guard is dropped; fails at once when it is
+    /// taken.
     fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;
 }
 

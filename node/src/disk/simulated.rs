@@ -1,8 +1,8 @@
 //! A disk in memory that fails like a real one: for tests, and for simulation.
 //!
 //! Invariant: after `power_loss` only what was synced is certain; after `process_crash` everything
-//! written is still readable, and no more durable than before. Handles opened before either are dead.
-//! The same calls with the same seeds give the same bytes. Must not know what the files hold.
+//! written is still readable, and no more durable than before. Handles opened before either are
+//! dead. The same calls with the same seeds give the same bytes. Must not know what the files hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,8 +21,9 @@ use super::{Disk, File, Open, Space};
 /// Unsynced bytes are kept or lost in pieces of this size.
 const SECTOR_BYTES: usize = 512;
 
-/// A disk in memory. Clones are the same disk in the hands of the same process: after a crash they are
-/// dead, and `restarted` gives the next process its handle. Faults are injected through any of them.
+/// A disk in memory. Clones are the same disk in the hands of the same process: after a crash they
+/// are dead, and `restarted` gives the next process its handle. Faults are injected through any of
+/// them.
 #[derive(Clone)]
 pub struct SimulatedDisk {
     inner: Arc<Inner>,
@@ -94,14 +95,14 @@ impl SimulatedDisk {
         SimulatedDisk { inner: Arc::clone(&self.inner), life }
     }
 
-    /// The process dies: open handles and locks are gone, every byte written stays readable, and what
-    /// was not synced stays at risk.
+    /// The process dies: open handles and locks are gone, every byte written stays readable, and
+    /// what was not synced stays at risk.
     pub fn process_crash(&self) {
         self.inner.state.lock().crash();
     }
 
-    /// The power fails: of what was not synced, `seed` decides what is kept, lost or torn. Names that
-    /// were not synced survive in the order in which they were changed.
+    /// The power fails: of what was not synced, `seed` decides what is kept, lost or torn. Names
+    /// that were not synced survive in the order in which they were changed.
     pub fn power_loss(&self, seed: u64) {
         let mut state = self.inner.state.lock();
         state.crash();
@@ -116,9 +117,9 @@ impl SimulatedDisk {
         state.forget_unnamed();
     }
 
-    /// The next `count` syncs of files answer with an I/O error. What they were to make durable is marked
-    /// clean, as kernels do: it stays readable, later syncs succeed, and only a power loss shows that it
-    /// never reached the disk.
+    /// The next `count` syncs of files answer with an I/O error. What they were to make durable is
+    /// marked clean, as kernels do: it stays readable, later syncs succeed, and only a power loss
+    /// shows that it never reached the disk.
     pub fn fail_syncs(&self, count: u32) {
         self.inner.state.lock().failing_syncs = count;
     }

@@ -1,8 +1,9 @@
 //! The committer: the one task that writes the log.
 //!
-//! Invariants: one block at a time: written and synced before the next is begun; callbacks are called in
-//! the order of the queue, each exactly once; after a failed write or sync nothing is written ever again.
-//! Batching comes from the sync itself: while one runs, the next batch gathers. Must not read files.
+//! Invariants: one block at a time: written and synced before the next is begun; callbacks are
+//! called in the order of the queue, each exactly once; after a failed write or sync nothing is
+//! written ever again. Batching comes from the sync itself: while one runs, the next batch gathers.
+//! Must not read files.
 
 use std::io;
 use std::sync::Arc;
@@ -205,6 +206,9 @@ impl Committer {
         self.shared.metrics.set_log_size(segments, bytes);
         self.shared.metrics.set_queue_depth("log_bytes", queued);
         changed.iter().for_each(|changed| changed.notify_waiters());
+        if writes.iter().any(|write| !write.dying.0.is_empty()) {
+            self.shared.keep.notify_one();
+        }
     }
 
     /// Writes what only rides along, and a last, empty block that proves the one before it durable.

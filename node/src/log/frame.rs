@@ -1,18 +1,20 @@
 //! Frames: the unit of the shared log, one fact about one group.
 //!
-//! Invariant: what decodes was written so, bit for bit, into this very segment: the header's checksum is
-//! mixed with the segment's salt and covers the payload's checksum. Must not know where frames lie.
+//! Invariant: what decodes was written so, bit for bit, into this very segment: the header's
+//! checksum is mixed with the segment's salt and covers the payload's checksum. Must not know where
+//! frames lie.
 //!
 //! Layout, little-endian, `HEADER_BYTES` long, the payload right behind:
 //!
 //! ```text
-//!  0  u8   tag: 1 entry, 2 truncate, 3 purge, 4 vote, 5 committed, 6 checkpoint, 7 remove (never reused)
+//!  0  u8   tag: 1 entry, 2 truncate, 3 purge, 4 vote, 5 committed, 6 checkpoint, 7 remove; never
+//!          used again for something else
 //!  1  u8   detail: an entry's kind; 1 when an optional id is present (truncate, committed)
 //!  2  u16  zero
 //!  4  u32  length of the payload in bytes
 //!  8  u64  group
-//! 16  u64  index, 24 u64 term, 32 u64 node: the entry's id, the purge point, the committed id, the last
-//!          entry of a checkpoint; truncate: only the index, of the last entry that stays
+//! 16  u64  index, 24 u64 term, 32 u64 node: the entry's id, the purge point, the committed id, the
+//!          last entry of a checkpoint; truncate: only the index, of the last entry that stays
 //! 40  u32  crc32c of the payload, without salt: the same on every replica
 //! 44  u32  crc32c of bytes 0..44, started from the segment's salt
 //! ```
@@ -139,7 +141,8 @@ impl Body {
         }
     }
 
-    /// For a frame that makes older ones of its group useless: entries from where on, or (`None`) all frames.
+    /// For a frame that makes older ones of its group useless: entries from where on, or (`None`)
+    /// all frames.
     pub(super) fn shadows(&self) -> Option<Option<u64>> {
         match self {
             Body::Truncate { after } => {

@@ -1,8 +1,8 @@
 //! What the log knows of one group: an index of its entries, and its newest marks.
 //!
-//! Pure. Invariants: the entries are consecutive and follow the purge point; those before `stored` are
-//! durable. A `place` is where the newest *durable* frame lies, even when a newer value waits to be
-//! written. Must not know about files.
+//! Pure. Invariants: the entries are consecutive and follow the purge point; those before `stored`
+//! are durable. A `place` is where the newest *durable* frame lies, even when a newer value waits
+//! to be written. Must not know about files.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -2,12 +2,13 @@
 //!
 //! Only sealed segments are touched, oldest first:
 //! - nothing in it counts any more: it is removed;
-//! - no entry in it counts, only a few marks (votes, checkpoints, ..): they are written again at the log's
-//!   end, so that an idle group does not pin old segments;
+//! - no entry in it counts, only a few marks (votes, checkpoints, ..): they are written again at
+//!   the log's end, so that an idle group does not pin old segments;
 //! - it is more than half dead: what counts is copied into a file that takes its name.
 //!
-//! Invariants: a frame is dropped only when what made it useless is durable; a truncation or tombstone
-//! is dropped only when every frame that it makes useless is durably gone. Never delays a commit.
+//! Invariants: a frame is dropped only when what made it useless is durable; a truncation or
+//! tombstone is dropped only when every frame that it makes useless is durably gone. Never delays a
+//! commit.
 
 use std::io;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 /// What to do with one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     Remove(u64),
     MoveMarks(u64),
     Rewrite(u64),
@@ -84,7 +85,7 @@ async fn tidy(shared: &Arc<Shared>) -> io::Result<()> {
 }
 
 /// The next step, in a segment from `from` on.
-fn plan(state: &State, from: u64, segment_bytes: u64) -> Option<Step> {
+pub(super) fn plan(state: &State, from: u64, segment_bytes: u64) -> Option<Step> {
     if state.stop.is_some() {
         return None;
     }
@@ -117,7 +118,8 @@ async fn remove(shared: &Shared, sequence: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the marks that count in a segment again, at the log's end, and waits until they are durable.
+/// Writes the marks that count in a segment again, at the log's end, and waits until they are
+/// durable.
 async fn move_marks(shared: &Arc<Shared>, sequence: u64) -> io::Result<()> {
     let groups: Vec<GroupId> = match shared.state.lock().segments.get(&sequence) {
         Some(segment) => segment.present.keys().copied().collect(),
@@ -141,7 +143,8 @@ async fn move_marks(shared: &Arc<Shared>, sequence: u64) -> io::Result<()> {
             if let Some(stop) = &state.stop {
                 return Err(stop.error());
             }
-            // Looked at again: newer values than those on disk may have been queued, and these are them.
+            // Looked at again: newer values than those on disk may have been queued, and these are
+            // them.
             let Some(known) = state.groups.get(&group) else { continue };
             let frames = marks(group, known, sequence);
             let frames = frames.into_iter().map(|frame| (state.ticket(), frame)).collect();
@@ -182,14 +185,14 @@ fn marks(id: GroupId, group: &Group, sequence: u64) -> Vec<Frame> {
 
 /// What a rewritten file holds, and from where.
 #[derive(Default)]
-struct Copied {
+pub(super) struct Copied {
     moved: Vec<(GroupId, Body, Place, Place)>,
     present: std::collections::BTreeMap<GroupId, Option<u64>>,
     shadows: Vec<Shadow>,
 }
 
-/// Copies what counts into a file of the same sequence number. Trouble with the copy leaves the segment
-/// as it is; only trouble after the copy took the name is an error.
+/// Copies what counts into a file of the same sequence number. Trouble with the copy leaves the
+/// segment as it is; only trouble after the copy took the name is an error.
 async fn rewrite(shared: &Arc<Shared>, sequence: u64) -> io::Result<()> {
     let (writer, copied) = match copy(shared, sequence).await {
         Ok(Some(done)) => done,
@@ -231,7 +234,10 @@ fn give_up(shared: &Shared, sequence: u64) {
     let _ = shared.disk.remove(&segment::temporary(&shared.config.dir, sequence));
 }
 
-async fn copy(shared: &Arc<Shared>, sequence: u64) -> io::Result<Option<(Writer, Copied)>> {
+pub(super) async fn copy(
+    shared: &Arc<Shared>,
+    sequence: u64,
+) -> io::Result<Option<(Writer, Copied)>> {
     let source = {
         let state = shared.state.lock();
         let Some(segment) = state.segments.get(&sequence) else { return Ok(None) };

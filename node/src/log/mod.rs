@@ -1,19 +1,22 @@
 //! The shared segmented log: one per node, for all groups.
 //!
-//! Owns durability. Invariant: whoever was told `Ok` for an append, a vote or a truncation finds it again
-//! after any crash; a torn tail is cut, and what an unproven tail held is made durable again before it
-//! is reported. Must not know Raft's rules or what a payload means.
+//! Owns durability. Invariant: whoever was told `Ok` for an append, a vote or a truncation finds it
+//! again after any crash; a torn tail is cut, and what an unproven tail held is made durable again
+//! before it is reported. Must not know Raft's rules or what a payload means.
 //!
 //! ```text
-//!  append, save_vote, ..   apply to the index and queue the frames, under one lock      (write, state, group)
+//!  append, save_vote, ..  apply to the index and queue, under one lock      (write, state, group)
 //!          |  bounded queue
-//!      committer           drain -> one block -> one sync -> publish -> callbacks       (committer, segment, frame)
-//!          |  0000000001.seg 0000000002.seg ..
-//!   keeper    read         drop and rewrite what is mostly dead | serve from memory or file
+//!      committer          drain, one block, one sync, publish, call back (committer, segment, frame)
+//!          |
+//!  0000000001.seg 0000000002.seg ..                                        (recovery)
+//!          |
+//!   keeper    read        drop or rewrite what is mostly dead; serve from memory or file
 //! ```
 //!
-//! A write or sync that fails stops the log: everything pending and everything later gets an error, and
-//! nothing is tried again. Whether what got an error is on disk, nobody knows before the next `open`.
+//! A write or sync that fails stops the log: everything pending and everything later gets an error,
+//! and nothing is tried again. Whether what got an error is on disk, nobody knows before the next
+//! `open`.
 
 mod committer;
 mod frame;
@@ -146,7 +149,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// Takes in nothing more, and answers everything that waits with an error. The first reason counts.
+    /// Takes in nothing more, and answers everything that waits with an error. The first reason
+    /// counts.
     fn stop(&self, reason: Stop) {
         let (queue, groups) = {
             let mut state = self.state.lock();
@@ -169,11 +173,12 @@ impl Shared {
 }
 
 impl Log {
-    /// Opens or creates the log: scans what is there, cuts a torn tail, rewrites the unproven tail durably.
+    /// Opens or creates the log: scans what is there, cuts a torn tail, rewrites the unproven tail
+    /// durably.
     ///
     /// # Errors
-    /// `InvalidData`: damage that is no torn tail; `Unsupported`: written by a newer version. Nothing was
-    /// changed then. Others: the disk's; trying again is safe.
+    /// `InvalidData`: damage that is no torn tail; `Unsupported`: written by a newer version.
+    /// Nothing was changed then. Others: the disk's; trying again is safe.
     pub async fn open(
         config: Config,
         disk: Arc<dyn Disk>,
@@ -240,27 +245,27 @@ impl GroupLog {
         state.groups.get(&self.group).map(Group::state).unwrap_or_default()
     }
 
-    /// Appends entries (consecutive, following the last). They are readable when this returns and durable
-    /// when `flushed` is called with `Ok`. Waits only for room in the queue.
+    /// Appends entries (consecutive, following the last). They are readable when this returns and
+    /// durable when `flushed` is called with `Ok`. Waits only for room in the queue.
     ///
-    /// `flushed` is called exactly once, with the error too when this returns one. Callbacks run on the
-    /// committer's task, in the order of the calls: they must not block.
+    /// `flushed` is called exactly once, with the error too when this returns one. Callbacks run on
+    /// the committer's task, in the order of the calls: they must not block.
     ///
     /// # Errors
-    /// `InvalidInput`: not consecutive, or larger than the format allows: did not happen. `NotFound`: the
-    /// group was removed. Others: the log stopped.
+    /// `InvalidInput`: not consecutive, or larger than the format allows: did not happen.
+    /// `NotFound`: the group was removed. Others: the log stopped.
     pub async fn append(&self, entries: Vec<Entry>, flushed: Flushed) -> io::Result<()> {
         self.shared.append(self.group, entries, Done::new(flushed)).await
     }
 
-    /// Removes the entries after `last` (all when `None`); durable when it returns. Checkpoints that cover
-    /// a removed entry go too.
+    /// Removes the entries after `last` (all when `None`); durable when it returns. Checkpoints
+    /// that cover a removed entry go too.
     pub async fn truncate_after(&self, last: Option<u64>) -> io::Result<()> {
         self.shared.truncate_after(self.group, last).await
     }
 
-    /// Removes the entries up to `upto`; durable when it returns. It may lie beyond the last entry, which
-    /// it becomes then. Purging what is purged does nothing.
+    /// Removes the entries up to `upto`; durable when it returns. It may lie beyond the last entry,
+    /// which it becomes then. Purging what is purged does nothing.
     pub async fn purge(&self, upto: EntryId) -> io::Result<()> {
         self.shared.purge(self.group, upto).await
     }
@@ -275,12 +280,12 @@ impl GroupLog {
         self.shared.save_committed(self.group, committed);
     }
 
-    /// Keeps a machine's state as of `applied`, which must be in the log. Not awaited by anyone: it becomes
-    /// durable with the next sync, after the entries it covers.
+    /// Keeps a machine's state as of `applied`, which must be in the log. Not awaited by anyone: it
+    /// becomes durable with the next sync, after the entries it covers.
     ///
-    /// One of an entry that the log does not hold (a snapshot from the leader, before its `purge`) is kept
-    /// but not reported until it does; one below the purge point is not reported any more. Of many, the two
-    /// that cover most are kept. Waits only for room in the queue.
+    /// One of an entry that the log does not hold (a snapshot from the leader, before its `purge`)
+    /// is kept but not reported until it does; one below the purge point is not reported any more.
+    /// Of many, the two that cover most are kept. Waits only for room in the queue.
     pub async fn checkpoint(&self, applied: EntryId, state: Bytes) -> io::Result<()> {
         self.shared.checkpoint(self.group, applied, state).await
     }
@@ -299,8 +304,8 @@ impl GroupLog {
         self.shared.state.lock().groups.get(&self.group).and_then(Group::durable)
     }
 
-    /// Resolves when the entry at `index` is durable (or was removed). An index beyond the last entry
-    /// counts as removed.
+    /// Resolves when the entry at `index` is durable (or was removed). An index beyond the last
+    /// entry counts as removed.
     pub async fn wait_durable(&self, index: u64) -> io::Result<()> {
         self.shared.wait_durable(self.group, index).await
     }

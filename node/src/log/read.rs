@@ -66,8 +66,8 @@ impl Shared {
     }
 }
 
-/// What to read from where. Places and files are taken together, under the lock: a file that is replaced
-/// meanwhile goes on to be readable at the old places.
+/// What to read from where. Places and files are taken together, under the lock: a file that is
+/// replaced meanwhile goes on to be readable at the old places.
 fn plan(
     state: &State,
     group: GroupId,

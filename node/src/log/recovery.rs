@@ -1,10 +1,11 @@
 //! Opening the log: from files back to memory.
 //!
-//! Invariants: only bytes that were never acknowledged are cut; damage anywhere else refuses to open and
-//! changes nothing. What was read back but is not proven durable (after a kill, or a failed sync, it may
-//! live in the page cache alone, and a second sync would lie) is written again, into a new segment, and
-//! synced before anything of it is reported. A block is proven by a later one that was written after its
-//! sync, by the header of a later segment, or by having been synced before its file got its name.
+//! Invariants: only bytes that were never acknowledged are cut; damage anywhere else refuses to
+//! open and changes nothing. What was read back but is not proven durable (after a kill, or a
+//! failed sync, it may live in the page cache alone, and a second sync would lie) is written again,
+//! into a new segment, and synced before anything of it is reported. A block is proven by a later
+//! one that was written after its sync, by the header of a later segment, or by having been synced
+//! before its file got its name.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -217,8 +218,8 @@ async fn check_end(
     if last < known_upto {
         let (name, at) = (segment::name(header.sequence), reader.at);
         return Err(damaged(format!(
-            "segment {name} is damaged at {at}: batch {} was durable and is not readable. This is no \
-             torn tail; nothing was changed",
+            "segment {name} is damaged at {at}: batch {} was durable and is not readable. This is \
+             no torn tail; nothing was changed",
             last + 1
         )));
     }
@@ -275,8 +276,8 @@ fn count(state: &mut State) {
     }
 }
 
-/// A group while its frames are replayed. Sparse: entries that compaction dropped leave holes, until the
-/// frame that made them useless is met.
+/// A group while its frames are replayed. Sparse: entries that compaction dropped leave holes,
+/// until the frame that made them useless is met.
 #[derive(Default)]
 struct Replay {
     entries: BTreeMap<u64, Slot>,

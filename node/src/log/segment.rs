@@ -1,26 +1,26 @@
 //! Segments: the files of the log, and the commit blocks in them.
 //!
-//! Owns the names, the header, the blocks, and reading them back in order. Invariants: a `.seg` file
-//! has a whole header, because it gets its name only after its header was synced; a block is written only
-//! after the block before it was synced. Must not know what frames mean.
+//! Owns the names, the header, the blocks, and reading them back in order. Invariants: a `.seg`
+//! file has a whole header, because it gets its name only after its header was synced; a block is
+//! written only after the block before it was synced. Must not know what frames mean.
 //!
-//! `NNNNNNNNNN.seg` (decimal sequence number; a higher one is newer; `.seg.tmp` is unfinished and ignored).
-//! All numbers little-endian. The header, `HEADER_BYTES` long:
+//! `NNNNNNNNNN.seg` (decimal sequence number; a higher one is newer; `.seg.tmp` is unfinished and
+//! ignored). All numbers little-endian. The header, `HEADER_BYTES` long:
 //!
 //! ```text
 //!  0  8 bytes  "TSLOGSEG"
 //!  8  u32      format version (1)
 //! 12  u32      salt: random, starts every other checksum in the file
 //! 16  u64      sequence number
-//! 24  u64      follows: the last batch before this segment. Batches above it in earlier segments do not
-//!              count (their content, if any, is in this segment), and those up to it are durable
+//! 24  u64      follows: the last batch before this segment. Batches above it in earlier segments
+//!              do not count (their content, if any, is in this one); those up to it are durable
 //! 32  u64      whole_upto: the batches up to this one were synced before the file got its name
 //! 40  20 bytes zero
 //! 60  u32      crc32c of bytes 0..60
 //! ```
 //!
-//! Then blocks, each at a multiple of 8, without gaps: a header of `BLOCK_HEADER_BYTES`, its frames,
-//! zeros up to a multiple of 8:
+//! Then blocks, each at a multiple of 8, without gaps: a header of `BLOCK_HEADER_BYTES`, its
+//! frames, zeros up to a multiple of 8:
 //!
 //! ```text
 //!  0  u32  "TSLB"
@@ -28,8 +28,8 @@
 //!  8  u64  batch: rises by one with each block of the log (compaction leaves gaps)
 //! 16  u64  durable_upto: the newest batch known to be durable when this one was written
 //! 24  u32  number of frames
-//! 28  u32  prev_crc: the checksum (44) of the block before; of the segment's header (60) for the first
-//! 32  u32  crc32c of all frame headers (which hold their payloads' checksums), started from the salt
+//! 28  u32  prev_crc: the checksum (44) of the block before; of the header (60) for the first
+//! 32  u32  crc32c of all frame headers (they cover their payloads' checksums), from the salt
 //! 36  8 bytes zero
 //! 44  u32  crc32c of bytes 0..44, started from the salt
 //! ```
@@ -116,7 +116,8 @@ impl Header {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 format!(
-                    "segment {name} has format {format}, this program knows up to {FORMAT}: start a newer version"
+                    "segment {name} has format {format}, this program knows up to {FORMAT}: start \
+                     a newer version"
                 ),
             ));
         }

@@ -1,8 +1,8 @@
 //! The log's memory: every group's index, the segments' accounts, the queue to the committer.
 //!
-//! Invariants: the order of the queue is the order in which the groups changed, since both happen under
-//! one lock; a frame is counted dead only when the frame that made it useless is durable. Never held
-//! across an await. Must not do I/O.
+//! Invariants: the order of the queue is the order in which the groups changed, since both happen
+//! under one lock; a frame is counted dead only when the frame that made it useless is durable.
+//! Never held across an await. Must not do I/O.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -313,8 +313,8 @@ impl State {
         }
     }
 
-    /// Whether an older segment still has frames that the shadow makes useless. (In its own segment,
-    /// compaction drops them together.)
+    /// Whether an older segment still has frames that the shadow makes useless. (In its own
+    /// segment, compaction drops them together.)
     pub(super) fn shadow_needed(&self, shadow: &Shadow) -> bool {
         self.segments.range(..shadow.place.segment).any(|(_, older)| {
             match (older.present.get(&shadow.group), shadow.from) {

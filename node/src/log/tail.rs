@@ -1,7 +1,8 @@
 //! The hot tail: which durable payloads stay in memory, under one budget for all groups.
 //!
-//! Invariant: `bytes` is what the index holds of durable payloads, each with an allowance for its slot.
-//! Payloads that are not yet durable are bounded by the queue instead. Must not hold payloads itself.
+//! Invariant: `bytes` is what the index holds of durable payloads, each with an allowance for its
+//! slot. Payloads that are not yet durable are bounded by the queue instead. Must not hold payloads
+//! itself.
 
 use std::collections::VecDeque;
 
@@ -36,8 +37,8 @@ impl Tail {
         }
     }
 
-    /// The oldest, by group, index and ticket, while the budget is exceeded. It may be gone already;
-    /// of those that are, no more are remembered than there are others.
+    /// The oldest, by group, index and ticket, while the budget is exceeded. It may be gone
+    /// already; of those that are, no more are remembered than there are others.
     pub(super) fn pop_over(&mut self, budget_bytes: usize) -> Option<(GroupId, u64, u64)> {
         let stale = self.order.len() > 2 * self.held + 1024;
         (stale || self.bytes > budget_bytes).then(|| self.order.pop_front()).flatten()

@@ -1,6 +1,7 @@
 //! Changes to the log: each is applied to the index and queued for the committer in one step.
 //!
-//! Invariant: what a caller sees in the index is in the queue, in the same order. Must not touch files.
+//! Invariant: what a caller sees in the index is in the queue, in the same order. Must not touch
+//! files.
 
 use std::io;
 use std::sync::Arc;
@@ -60,9 +61,7 @@ impl Shared {
             changed.notify_waiters();
             Ok(Some(Body::Truncate { after: from.checked_sub(1) }))
         })
-        .await?;
-        self.keep.notify_one();
-        Ok(())
+        .await
     }
 
     pub(super) async fn purge(&self, group: GroupId, upto: EntryId) -> io::Result<()> {
@@ -77,9 +76,7 @@ impl Shared {
             changed.notify_waiters();
             Ok(Some(Body::Purge { upto }))
         })
-        .await?;
-        self.keep.notify_one();
-        Ok(())
+        .await
     }
 
     pub(super) async fn save_vote(&self, group: GroupId, vote: Bytes) -> io::Result<()> {
@@ -242,7 +239,8 @@ fn check_follows(state: &mut State, group: GroupId, frames: &[Frame]) -> io::Res
     Ok(())
 }
 
-/// Puts checked entries into the index and the queue. The callback and the room go with the last block.
+/// Puts checked entries into the index and the queue. The callback and the room go with the last
+/// block.
 fn push_entries(
     state: &mut State,
     group: GroupId,

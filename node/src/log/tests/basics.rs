@@ -235,16 +235,35 @@ async fn closing_makes_everything_accepted_durable() {
     let mut bench = Bench::simulated();
     let log = bench.open().await;
     let group = log.group(GROUP);
-    let answer = start_append(&group, entries(1, 0..50)).await;
-    group.save_committed(Some(id(1, 30)));
+    append(&group, entries(1, 0..20)).await.unwrap();
+    let answer = start_append(&group, entries(1, 20..50)).await;
     log.close().await.unwrap();
     answer.await.unwrap();
     let closed = append(&group, entries(1, 50..51)).await.unwrap_err();
     assert_eq!(closed.kind(), io::ErrorKind::BrokenPipe);
     bench.lose_power(1).await;
     let group = bench.open().await.group(GROUP);
-    assert_eq!(group.state().committed, Some(id(1, 30)));
     assert_eq!(read_all(&group).await, entries(1, 0..50));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_committed_id_costs_no_sync_and_is_kept_by_closing() {
+    let mut bench = Bench::simulated();
+    let log = bench.open().await;
+    let disk = bench.simulated.clone().unwrap();
+    let group = log.group(GROUP);
+    append(&group, entries(1, 0..5)).await.unwrap();
+    let syncs = disk.syncs();
+    group.save_committed(Some(id(1, 3)));
+    group.save_committed(Some(id(1, 4)));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(disk.syncs(), syncs);
+    log.close().await.unwrap();
+    bench.lose_power(1).await;
+    assert_eq!(bench.open().await.group(GROUP).state().committed, Some(id(1, 4)));
     bench.stop().await;
 }
 

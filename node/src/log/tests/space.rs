@@ -196,3 +196,29 @@ async fn no_room_for_a_copy_is_no_failure() {
     assert_eq!(group.read(99..101, usize::MAX).await.unwrap(), [large(1, 99), large(1, 100)]);
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn nothing_is_dropped_before_what_made_it_useless_is_durable() {
+    let mut bench = small_segments();
+    let log = bench.open().await;
+    let disk = bench.simulated.clone().unwrap();
+    let (group, other) = (log.group(GroupId(1)), log.group(GroupId(2)));
+    append(&other, vec![large(1, 0)]).await.unwrap();
+    fill(&group, 0..30).await;
+    let plan = || keeper::plan(&log.shared.state.lock(), 0, bench.config.segment_bytes);
+    assert_eq!(plan(), None);
+    disk.hold_syncs();
+    let mut purge = Box::pin(group.purge(id(1, 29)));
+    assert!(futures::poll!(&mut purge).is_pending());
+    assert_eq!(group.state().last, Some(id(1, 29)));
+    assert_eq!(plan(), None);
+    assert!(keeper::copy(&log.shared, 1).await.unwrap().is_none());
+    disk.release_syncs();
+    within(purge).await.unwrap();
+    until(|| bench.bytes() < 20_000).await;
+    assert_eq!(read_all(&other).await, [large(1, 0)]);
+    bench.lose_power(4).await;
+    let log = bench.open().await;
+    assert_eq!(log.group(GroupId(1)).state().last, Some(id(1, 29)));
+    bench.stop().await;
+}

@@ -25,6 +25,7 @@ pub(super) fn of_append(error: AppendError) -> wire::Refusal {
         AppendError::NotLeader { leader } => not_leader(&error, *leader),
         AppendError::Throttled { .. } => of(Kind::Throttled, error),
         AppendError::Unavailable(_) => of(Kind::Unavailable, error),
+        AppendError::Invalid(_) => of(Kind::Invalid, error),
         AppendError::Unknown(_) => of(Kind::Unknown, error),
         AppendError::Invalid(_) => of(Kind::Invalid, error),
     }

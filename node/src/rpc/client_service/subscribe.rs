@@ -137,13 +137,10 @@ impl Feed {
 
     /// Sends a page; `false` when the subscriber is gone.
     async fn send(&self, page: shard::Page, events: &Events) -> bool {
-        let newest = page.records.last().map(|record| record.arrival).or(page.newest_arrival);
-        let behind = match newest {
-            Some(arrival) if !page.at_tip => self.clock.now().since(arrival),
-            _ => Duration::ZERO,
-        };
+        let sent = page.records.last().map(|record| record.arrival);
+        let behind = millis_behind(page.at_tip, sent, self.clock.now());
         let records = page.records.iter().map(wire::StoredRecord::from).collect();
-        let event = self.event(records, behind.as_millis() as u64);
+        let event = self.event(records, behind);
         // Waits for a slow subscriber, but hears when it leaves.
         events.send(Ok(event)).await.is_ok()
     }
@@ -171,6 +168,12 @@ impl Feed {
             _ => Err(refusal::stream_not_found(&self.stream.name)),
         }
     }
+}
+
+/// Age of the newest record sent; 0 at the tip, and only there.
+fn millis_behind(at_tip: bool, sent: Option<Timestamp>, now: Timestamp) -> u64 {
+    let behind = sent.map_or(Duration::ZERO, |sent| now.since(sent));
+    if at_tip { 0 } else { (behind.as_millis() as u64).max(1) }
 }
 
 /// A position as a sequence number. No record may have it yet.
@@ -234,6 +237,15 @@ mod tests {
             let after = read_from(&shard(), Some(WireFrom::AfterSequenceNumber(text)));
             assert_eq!(after, Ok(ReadFrom::At(position.next())));
         }
+    }
+
+    #[test]
+    fn only_a_subscriber_at_the_tip_is_not_behind() {
+        let (sent, now) = (Some(Timestamp(1_000)), Timestamp(4_000));
+        assert_eq!(millis_behind(false, sent, now), 3_000);
+        assert_eq!(millis_behind(false, sent, Timestamp(500)), 1, "the clock went back");
+        assert_eq!(millis_behind(false, None, now), 1);
+        assert_eq!(millis_behind(true, sent, now), 0);
     }
 
     #[test]
