@@ -1,6 +1,7 @@
 //! What every disk must do: one suite, run on the real and on the simulated disk.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -178,6 +179,28 @@ async fn held_syncs_wait() {
     disk.release_syncs();
     sync.await.unwrap();
     assert_eq!(disk.waiting_syncs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_while_a_sync_runs_waits_for_the_next() {
+    let mut lost = 0;
+    for seed in 0..50 {
+        let disk = SimulatedDisk::new();
+        let file = at_risk(&disk).await;
+        disk.set_sync_latency(seed, Duration::from_millis(1), Duration::from_millis(9));
+        let mut sync = file.sync();
+        assert!(futures::poll!(&mut sync).is_pending());
+        file.write_at(12_000, vec![Bytes::from(vec![3; 100])]).await.unwrap();
+        sync.await.unwrap();
+        assert_eq!(disk.unsynced_bytes(), 100);
+        let damage = disk.power_loss(seed);
+        assert_eq!(damage.lost + damage.kept + damage.torn, 1);
+        let content = content(&disk).await;
+        assert!(content.len() >= 12_000, "synced");
+        assert_eq!(content.iter().filter(|byte| **byte == 3).count() > 0, damage.lost == 0);
+        lost += damage.lost;
+    }
+    assert!(lost > 0);
 }
 
 #[tokio::test]
