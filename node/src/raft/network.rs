@@ -148,15 +148,21 @@ impl RaftNetworkV2<Types> for Connection {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let session = self.way()?.stream.session(self.group.0).await.map_err(unreachable)?;
-            let pump = Pump { input, session, waiting: None, in_flight: 0, input_ended: false };
-            let answers = futures::stream::unfold(Some(pump), |pump| async move {
-                let mut pump = pump?;
-                let next = pump.next().await?;
-                // After an error nothing more comes of this session.
-                let goes_on = matches!(next, Ok(Ok(_)));
-                Some((next, goes_on.then_some(pump)))
-            });
+            let (stream, group) = (&self.way()?.stream, self.group.0);
+            let answers =
+                futures::stream::unfold(Some(Phase::Closed(input)), move |phase| async move {
+                    let mut pump = match phase? {
+                        Phase::Open(pump) => pump,
+                        Phase::Closed(input) => match Pump::open(stream, group, input).await? {
+                            Ok(pump) => pump,
+                            Err(error) => return Some((Err(error), None)),
+                        },
+                    };
+                    let next = pump.next().await?;
+                    // After an error nothing more comes of this session.
+                    let goes_on = matches!(next, Ok(Ok(_)));
+                    Some((next, goes_on.then_some(Phase::Open(pump))))
+                });
             Ok(Box::pin(answers) as BoxStream<'s, _>)
         })
     }
@@ -215,6 +221,12 @@ impl RaftNetworkV2<Types> for Connection {
     }
 }
 
+/// A session before and after its first request.
+enum Phase<S> {
+    Closed(S),
+    Open(Pump<S>),
+}
+
 /// Moves requests of one session out and answers back, without a task of its own.
 struct Pump<S> {
     input: S,
@@ -225,6 +237,18 @@ struct Pump<S> {
 }
 
 impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Pump<S> {
+    /// Opens the session when there is something to send. Not before: openraft waits after a failure only
+    /// where it makes the next request, and asks again at once when the session fails without one.
+    async fn open(stream: &PeerStream, group: u64, mut input: S) -> Option<Result<Self, RpcError>> {
+        let first = input.next().await?;
+        let session = match stream.session(group).await {
+            Ok(session) => session,
+            Err(error) => return Some(Err(unreachable(error))),
+        };
+        let waiting = Some(session.frame(convert::to_wire_append(first)));
+        Some(Ok(Pump { input, session, waiting, in_flight: 0, input_ended: false }))
+    }
+
     /// The next answer. `None` once the input has ended and everything is answered.
     async fn next(&mut self) -> Option<Result<StreamAppendResult<Types>, RpcError>> {
         loop {
