@@ -17,9 +17,7 @@ use tristream_client::domain::{
 };
 use tristream_client::wire::subscribe_request::From as WireFrom;
 use tristream_client::wire::tristream_client::TristreamClient;
-use tristream_client::{
-    Client, Connection, Connector, Error, Options, Start, StreamStatus, wire,
-};
+use tristream_client::{Client, Connection, Connector, Error, Options, Start, StreamStatus, wire};
 use tristream_node::net::{Net, channel};
 
 use super::cluster::{AZS, peer_address};
@@ -172,8 +170,7 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
         for _ in 0..count {
             made += 1;
             let key = format!("p{number}-k{}", random.random_range(0..KEYS));
-            let most =
-                if random.random_bool(0.05) { LARGE_BYTES_MAX } else { SMALL_BYTES_MAX };
+            let most = if random.random_bool(0.05) { LARGE_BYTES_MAX } else { SMALL_BYTES_MAX };
             let data = format!("p{number}-{made} {}", "x".repeat(random.random_range(0..most)));
             let Some(partition_key) = PartitionKey::new(&key) else { Err("not a key")? };
             let mut state = board.state.lock();

@@ -354,10 +354,8 @@ impl Cluster {
             }
             Undo::Kill(node, life) => {
                 if self.runs(node) && self.places[node].state.lock().lives == life {
-                    self.violations.push(format!(
-                        "{} did not stop within {STOP_MAX_MS} ms",
-                        AZS[node]
-                    ));
+                    self.violations
+                        .push(format!("{} did not stop within {STOP_MAX_MS} ms", AZS[node]));
                     self.process_crash(node, 0);
                 }
             }

@@ -80,7 +80,8 @@ impl Subscriber for Trace {
         let now = turmoil::sim_elapsed().unwrap_or_default();
         let metadata = event.metadata();
         let mut line = String::with_capacity(256);
-        let _ = write!(line, "{:>9.3} {} {}", now.as_secs_f64(), metadata.level(), metadata.target());
+        let _ =
+            write!(line, "{:>9.3} {} {}", now.as_secs_f64(), metadata.level(), metadata.target());
         event.record(&mut Fields(&mut line));
         let mut state = self.0.lock();
         state.line = line;
