@@ -63,6 +63,8 @@ struct State {
     ended: Option<Ended>,
     /// A fault made a sync fail in this life.
     disk_failed: bool,
+    /// Somebody asked it to stop, and wants it back after this many milliseconds.
+    back_after_stop: Option<u64>,
 }
 
 /// What is undone when a fault's time is over.
@@ -189,6 +191,13 @@ impl Cluster {
         *self.coverage.entry(what.to_owned()).or_default() += times;
     }
 
+    /// Told once, however often it happens.
+    fn violate(&mut self, what: String) {
+        if !self.violations.contains(&what) {
+            self.violations.push(what);
+        }
+    }
+
     fn after(&mut self, ms: u64, undo: Undo) {
         self.undo_made += 1;
         self.undo.insert((self.now + ms, self.undo_made), undo);
@@ -222,8 +231,10 @@ impl Cluster {
                 false
             }
             Fault::FailedSync { node } => {
-                self.places[node].disk.fail_syncs(1);
-                self.places[node].state.lock().disk_failed = true;
+                if self.runs(node) {
+                    self.places[node].disk.fail_syncs(1);
+                    self.places[node].state.lock().disk_failed = true;
+                }
                 // Counted when the node noticed.
                 false
             }
@@ -281,11 +292,13 @@ impl Cluster {
     fn stop(&mut self, node: usize, back_after: u64) -> bool {
         let runs = self.runs(node);
         if runs {
-            let life = self.places[node].state.lock().lives;
+            let life = {
+                let mut state = self.places[node].state.lock();
+                state.back_after_stop = Some(back_after);
+                state.lives
+            };
             self.places[node].stop.notify_one();
             self.after(STOP_MAX_MS, Undo::Kill(node, life));
-            // Started again from `heed_end` at once; a longer pause comes from a second fault.
-            let _ = back_after;
         }
         runs
     }
@@ -364,9 +377,9 @@ impl Cluster {
 
     /// A node that ended by itself is gone like any process, and is started again.
     fn heed_end(&mut self, node: usize) {
-        let (ended, disk_failed) = {
+        let (ended, disk_failed, back_after) = {
             let mut state = self.places[node].state.lock();
-            (state.ended.take(), state.disk_failed)
+            (state.ended.take(), state.disk_failed, state.back_after_stop)
         };
         let Some(ended) = ended else { return };
         match ended {
@@ -376,14 +389,14 @@ impl Cluster {
                 self.count("fault_failed_sync", 1);
             }
             Ended::Failed(reason) => {
-                self.violations.push(format!("{} stopped itself: {reason}", AZS[node]));
+                self.violate(format!("{} stopped itself: {reason}", AZS[node]));
             }
             Ended::NotStarted(reason) => {
-                self.violations.push(format!("{} did not start: {reason}", AZS[node]));
+                self.violate(format!("{} did not start: {reason}", AZS[node]));
             }
         }
-        let back_after = self.random.random_range(20..1_000);
-        self.process_crash(node, back_after);
+        let by_itself = self.random.random_range(20..1_000);
+        self.process_crash(node, back_after.unwrap_or(by_itself));
     }
 
     fn fire_armed(&mut self) {
@@ -395,6 +408,11 @@ impl Cluster {
                 self.armed.push((nodes, back_after));
             }
         }
+    }
+
+    /// From now on no disk keeps what it says it keeps.
+    pub(super) fn let_disks_lie(&self) {
+        self.places.iter().for_each(|place| place.disk.lie());
     }
 
     /// No more faults: every node runs, every link is whole, disks are quick and honest. Clocks that were set

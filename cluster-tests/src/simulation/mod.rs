@@ -24,4 +24,4 @@ mod world;
 
 pub use fault::{Event, Fault, schedule};
 pub use report::{Report, Sum};
-pub use run::{Settings, run};
+pub use run::{Plant, Settings, run};

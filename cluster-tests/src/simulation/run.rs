@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tracing::Level;
 
 use super::clients::{self, Board, Phase};
 use super::cluster::Cluster;
@@ -35,8 +36,19 @@ pub struct Settings {
     pub storm_ms: u64,
     /// The faults; none: by the seed.
     pub script: Option<Vec<Event>>,
-    /// Where the debug log goes.
+    /// Hash every line of debugging too: slow, and the proof that two runs are the same.
+    pub full: bool,
+    /// Where the log goes.
     pub log: Option<PathBuf>,
+    /// A mistake made on purpose.
+    pub plant: Option<Plant>,
+}
+
+/// A mistake made on purpose, to see it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// Nothing is durable although every sync says so: what an ack before the fsync comes to.
+    DisksLie,
 }
 
 /// Runs it. Once per process: see `simulation`.
@@ -44,7 +56,8 @@ pub struct Settings {
 /// # Errors
 /// When it could not be run; a broken promise is in the report.
 pub fn run(settings: Settings) -> anyhow::Result<Report> {
-    let trace = Trace::new(settings.log.as_deref())?;
+    let level = if settings.full { Level::DEBUG } else { Level::INFO };
+    let trace = Trace::new(level, settings.log.as_deref())?;
     tracing::subscriber::set_global_default(trace.clone())?;
     // Thread-locals of libraries are new on a new thread.
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
@@ -96,6 +109,9 @@ fn phases(
     let formed = |board: &Board| board.phase() == Phase::Storm;
     if !until(cluster, FORMING_MAX_MS, board, formed)? {
         return Err(format!("no cluster and stream within {FORMING_MAX_MS} ms"));
+    }
+    if settings.plant == Some(Plant::DisksLie) {
+        cluster.let_disks_lie();
     }
     let begin = cluster.now();
     let last = script.last().map_or(0, |event| event.at);

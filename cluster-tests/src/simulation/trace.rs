@@ -1,4 +1,4 @@
-//! Everything the run logs at debug level, as one hash: two runs are the same if and only if these are.
+//! Everything the run logs, as one hash: at debug level two runs are the same if and only if these are.
 //!
 //! Must not know what is logged.
 
@@ -16,7 +16,10 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 /// Log of a run. Clones are the same log.
 #[derive(Clone)]
-pub(super) struct Trace(Arc<Mutex<State>>);
+pub(super) struct Trace {
+    level: Level,
+    state: Arc<Mutex<State>>,
+}
 
 struct State {
     hash: u64,
@@ -26,16 +29,17 @@ struct State {
 }
 
 impl Trace {
-    /// A log that is also written to `file`, where one is given.
-    pub(super) fn new(file: Option<&Path>) -> io::Result<Trace> {
+    /// A log down to `level`, also written to `file`, where one is given.
+    pub(super) fn new(level: Level, file: Option<&Path>) -> io::Result<Trace> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
         let hash = 0xcbf2_9ce4_8422_2325;
-        Ok(Trace(Arc::new(Mutex::new(State { hash, lines: 0, line: String::new(), file }))))
+        let state = State { hash, lines: 0, line: String::new(), file };
+        Ok(Trace { level, state: Arc::new(Mutex::new(state)) })
     }
 
     /// The hash of all lines, and how many there were.
     pub(super) fn sum(&self) -> (u64, u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if let Some(file) = &mut state.file {
             // The run does not depend on its copy on disk.
             let _ = file.flush();
@@ -68,11 +72,11 @@ impl Visit for Fields<'_> {
 
 impl Subscriber for Trace {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::DEBUG
+        metadata.is_event() && *metadata.level() <= self.level
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::DEBUG)
+        Some(self.level.into())
     }
 
     fn event(&self, event: &Event<'_>) {
@@ -83,7 +87,7 @@ impl Subscriber for Trace {
         let _ =
             write!(line, "{:>9.3} {} {}", now.as_secs_f64(), metadata.level(), metadata.target());
         event.record(&mut Fields(&mut line));
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.line = line;
         state.end_line();
     }

@@ -143,6 +143,20 @@ async fn a_failed_sync_loses_what_later_syncs_claim() {
 }
 
 #[tokio::test]
+async fn a_lying_disk_is_found_out_by_a_power_loss() {
+    let mut lost = 0;
+    for seed in 0..50 {
+        let disk = SimulatedDisk::new();
+        let file = at_risk(&disk).await;
+        disk.lie();
+        file.sync().await.unwrap();
+        disk.power_loss(seed);
+        lost += usize::from(content(&disk).await.len() < 12_000);
+    }
+    assert!(lost > 0);
+}
+
+#[tokio::test]
 async fn an_unsynced_name_may_be_lost() {
     let mut lost = 0;
     for seed in 0..50 {

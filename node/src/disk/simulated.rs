@@ -86,6 +86,7 @@ struct State {
     life: u64,
     capacity_bytes: u64,
     failing_syncs: u32,
+    lies: bool,
     syncs: u64,
     waiting_syncs: usize,
     latency: Option<Latency>,
@@ -166,6 +167,11 @@ impl SimulatedDisk {
     /// shows that it never reached the disk.
     pub fn fail_syncs(&self, count: u32) {
         self.inner.state.lock().failing_syncs = count;
+    }
+
+    /// From now on syncs of files answer `Ok` and make nothing durable.
+    pub fn lie(&self) {
+        self.inner.state.lock().lies = true;
     }
 
     /// Syncs wait until `release_syncs`.
@@ -569,7 +575,11 @@ impl File for SimulatedFile {
             state.syncs += 1;
             let fails = state.failing_syncs > 0;
             state.failing_syncs -= u32::from(fails);
+            let lies = state.lies;
             let content = state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            if lies {
+                return Ok(());
+            }
             if fails {
                 drop(content.take_unsynced(end));
                 return Err(io::Error::other("injected I/O error in sync"));

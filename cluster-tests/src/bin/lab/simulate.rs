@@ -11,8 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::Args;
-use tristream_cluster_tests::simulation::{self, Event, Report, Settings, Sum};
+use clap::{Args, ValueEnum};
+use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Settings, Sum};
+
+/// Real time that one seed may take.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -51,9 +54,21 @@ struct Run {
     /// Faults from a file of JSON instead of from the seed.
     #[arg(long)]
     script: Option<PathBuf>,
-    /// Write the debug log here (one seed only).
+    /// Hash the log with every line of debugging, which takes several times as long.
+    #[arg(long)]
+    full: bool,
+    /// Write the log here (one seed only).
     #[arg(long)]
     log: Option<PathBuf>,
+    /// Make a mistake on purpose, and watch it being found.
+    #[arg(long, value_enum)]
+    plant: Option<Planted>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Planted {
+    /// No disk keeps what it says it has synced.
+    DisksLie,
 }
 
 /// Prints to standard error.
@@ -67,11 +82,19 @@ fn say(words: &str) -> anyhow::Result<()> {
 
 /// Runs one seed here.
 pub(super) fn one_seed(arguments: &OneSeed) -> anyhow::Result<bool> {
+    // A step that never ends is a finding, not a reason to wait for ever.
+    thread::spawn(|| {
+        thread::sleep(PATIENCE);
+        complain(&format!("no end after {} s: a task runs on and on", PATIENCE.as_secs()));
+        std::process::exit(3);
+    });
     let report = simulation::run(Settings {
         seed: arguments.seed,
         storm_ms: arguments.run.seconds * 1000,
         script: arguments.run.script()?,
+        full: arguments.run.full,
         log: arguments.run.log.clone(),
+        plant: arguments.run.plant.map(|Planted::DisksLie| Plant::DisksLie),
     })?;
     say(&serde_json::to_string(&report)?)?;
     Ok(report.violations.is_empty())
@@ -138,6 +161,12 @@ pub(super) fn sweep(arguments: &Arguments) -> anyhow::Result<bool> {
 fn in_a_process(seed: u64, run: &Run) -> anyhow::Result<Report> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["seed", "--seed", &seed.to_string(), "--seconds", &run.seconds.to_string()]);
+    if run.full {
+        command.arg("--full");
+    }
+    if let Some(Planted::DisksLie) = run.plant {
+        command.args(["--plant", "disks-lie"]);
+    }
     for (name, path) in [("--script", &run.script), ("--log", &run.log)] {
         if let Some(path) = path {
             command.arg(name).arg(path);
@@ -187,7 +216,7 @@ fn show(report: &Report, took: Duration, arguments: &Arguments) -> anyhow::Resul
     if !report.violations.is_empty() {
         let again = &arguments.run;
         say(&format!(
-            "    again: tristream-lab simulate --from {} --seconds {} --log run.log{}",
+            "    again: tristream-lab simulate --from {} --seconds {} --full --log run.log{}",
             report.seed,
             again.seconds,
             again.script.as_ref().map_or(String::new(), |at| format!(" --script {}", at.display())),
