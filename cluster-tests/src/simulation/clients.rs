@@ -3,125 +3,31 @@
 //!
 //! Invariant: an attempt is in the history before it sets out. Must not know faults.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
-use tristream_client::domain::{
-    Effect, PartitionKey, Record, SequenceNumber, Shard, StoredRecord, StreamName,
-};
+use tristream_client::domain::{Effect, PartitionKey, Record, SequenceNumber, Shard, StoredRecord};
 use tristream_client::wire::subscribe_request::From as WireFrom;
 use tristream_client::wire::tristream_client::TristreamClient;
 use tristream_client::{Client, Connection, Connector, Error, Options, Start, StreamStatus, wire};
 use tristream_node::net::{Net, channel};
 
+use super::board::{Board, Outcome, Phase};
 use super::cluster::{AZS, peer_address};
 use super::world::SimulatedNet;
-use crate::history::{self, Event, History, Position};
+use crate::history::{self, Event, Position};
 
-/// Keys of a producer.
-const KEYS: u32 = 4;
 /// Most records of one call.
 const BATCH_MAX: usize = 8;
-/// Data of a record, in bytes: mostly small, sometimes large, so that segments fill.
-const SMALL_BYTES_MAX: usize = 300;
-const LARGE_BYTES_MAX: usize = 40_000;
 /// How long one call of a producer may take.
 const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
 /// The reader that reads while everything happens.
 const LIVE: &str = "live";
-
-/// What the run is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
-    /// The stream does not take records yet.
-    Forming,
-    /// Faults.
-    Storm,
-    /// No more faults; puts go on.
-    Calm,
-    /// No more puts; replicas are read.
-    Audit,
-    /// All is known.
-    Done,
-}
-
-/// What clients share with each other and with the run.
-pub(super) struct Board {
-    pub(super) stream: StreamName,
-    pub(super) shard_count: u32,
-    state: Mutex<State>,
-}
-
-struct State {
-    phase: Phase,
-    history: History,
-    calm_acks: BTreeSet<String>,
-    counts: BTreeMap<String, u64>,
-    /// What the auditor waits for.
-    waits_for: String,
-}
-
-impl Board {
-    pub(super) fn new(seed: u64) -> anyhow::Result<Arc<Board>> {
-        let state = State {
-            phase: Phase::Forming,
-            history: History::new(),
-            calm_acks: BTreeSet::new(),
-            counts: BTreeMap::new(),
-            waits_for: "nothing yet".to_owned(),
-        };
-        let shard_count = 1 + (seed % 4) as u32;
-        let stream = "orders".parse()?;
-        Ok(Arc::new(Board { stream, shard_count, state: Mutex::new(state) }))
-    }
-
-    pub(super) fn phase(&self) -> Phase {
-        self.state.lock().phase
-    }
-
-    pub(super) fn enter(&self, phase: Phase) {
-        tracing::info!(?phase, "phase");
-        self.state.lock().phase = phase;
-    }
-
-    /// Whether every shard has taken a put since the calm began.
-    pub(super) fn puts_flow(&self) -> bool {
-        self.state.lock().calm_acks.len() == self.shard_count as usize
-    }
-
-    pub(super) fn waits_for(&self) -> String {
-        self.state.lock().waits_for.clone()
-    }
-
-    pub(super) fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
-        look(&self.state.lock().history)
-    }
-
-    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
-        self.state.lock().counts.clone()
-    }
-
-    fn count(&self, what: &str, times: u64) {
-        *self.state.lock().counts.entry(what.to_owned()).or_default() += times;
-    }
-
-    fn push(&self, event: Event) {
-        self.state.lock().history.push(event);
-    }
-
-    async fn reached(&self, phase: Phase) {
-        while self.phase() < phase {
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
 
 fn native_client() -> Result<Client, Error> {
     let connect = |address: String| async move {
@@ -163,54 +69,25 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
     let mut random = SmallRng::seed_from_u64(seed ^ (number + 1) << 32);
     board.reached(Phase::Storm).await;
     let client = native_client()?;
-    let mut made = 0;
+    let (name, mut made) = (format!("native-{number}"), 0);
     while board.phase() < Phase::Audit {
-        let count = if random.random_bool(0.4) { 1 } else { random.random_range(2..=BATCH_MAX) };
-        let (mut ids, mut records) = (Vec::new(), Vec::new());
-        for _ in 0..count {
-            made += 1;
-            let key = format!("p{number}-k{}", random.random_range(0..KEYS));
-            let most = if random.random_bool(0.05) { LARGE_BYTES_MAX } else { SMALL_BYTES_MAX };
-            let data = format!("p{number}-{made} {}", "x".repeat(random.random_range(0..most)));
-            let Some(partition_key) = PartitionKey::new(&key) else { Err("not a key")? };
-            let mut state = board.state.lock();
-            let id = state.history.intend(Some(key), data.clone());
-            state.history.push(Event::Sent(id));
-            ids.push(id);
-            let record = Record { partition_key, explicit_hash_key: None, data: data.into() };
-            records.push(record);
+        let batch = board.send_batch(&name, &mut made, &mut random, BATCH_MAX);
+        let mut records = Vec::new();
+        for (_, key, data) in &batch {
+            let partition_key = PartitionKey::new(key).ok_or("not a key")?;
+            let data = data.clone();
+            records.push(Record { partition_key, explicit_hash_key: None, data });
         }
         let outcomes = client.put_batch(&board.stream, records).await;
-        for (id, outcome) in ids.into_iter().zip(outcomes) {
-            note(&board, id, outcome)?;
+        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
+            let outcome = match outcome {
+                Ok(number) => Outcome::Acked(position(number)?),
+                Err(error) if error.effect() == Effect::None => Outcome::Refused,
+                Err(_) => Outcome::Unknown,
+            };
+            board.note(id, outcome);
         }
         sleep(Duration::from_millis(random.random_range(0..40))).await;
-    }
-    Ok(())
-}
-
-fn note(
-    board: &Board,
-    id: history::RecordId,
-    outcome: Result<SequenceNumber, Error>,
-) -> turmoil::Result {
-    match outcome {
-        Ok(number) => {
-            let position = position(number)?;
-            if board.phase() == Phase::Calm {
-                board.state.lock().calm_acks.insert(position.shard.clone());
-            }
-            board.push(Event::Acked(id, position));
-            board.count("acked_records", 1);
-        }
-        Err(error) if error.effect() == Effect::None => {
-            board.push(Event::Refused(id));
-            board.count("refused_records", 1);
-        }
-        Err(_) => {
-            board.push(Event::Unknown(id));
-            board.count("unknown_records", 1);
-        }
     }
     Ok(())
 }
@@ -272,19 +149,16 @@ pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
     // Every commit has reached everybody by then, also of puts that nobody learnt the outcome of.
     sleep(Duration::from_secs(2)).await;
     for shard in description.map.shards() {
-        let ends = board.with_history(|history| newest_ack(history, &shard.id.to_string()));
+        let ends = board.newest_ack(&shard.id.to_string());
         for (node, az) in AZS.into_iter().enumerate() {
             let what = format!("{} of {az}, up to {ends:?}", shard.id);
-            board.state.lock().waits_for = what;
+            board.wait_for(what);
             let records = read_replica(&board, node, shard, ends.as_ref()).await;
-            let mut state = board.state.lock();
-            for record in records {
-                state.history.push(Event::Read(az, record));
-            }
-            state.history.push(Event::ReadAll(az, shard.id.to_string()));
+            records.into_iter().for_each(|record| board.push(Event::Read(az, record)));
+            board.push(Event::ReadAll(az, shard.id.to_string()));
         }
     }
-    board.state.lock().waits_for = "the status of the cluster".to_owned();
+    board.wait_for("the status of the cluster".to_owned());
     let status = loop {
         match client.cluster_status().await {
             Ok(status) => break status,
@@ -294,14 +168,6 @@ pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
     board.count("terms", status.groups.iter().map(|group| group.term).sum());
     board.enter(Phase::Done);
     Ok(())
-}
-
-fn newest_ack(history: &History, shard: &str) -> Option<history::SequenceNumber> {
-    let acked = history.events().filter_map(|event| match event {
-        Event::Acked(_, position) if position.shard == shard => Some(position.number.clone()),
-        _ => None,
-    });
-    acked.max()
 }
 
 async fn read_replica(

@@ -23,7 +23,7 @@ use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
 /// The nodes' names and availability zones.
 pub(super) const AZS: [&str; 3] = ["az-a", "az-b", "az-c"];
 const PEER_PORT: u16 = 5567;
-const KINESIS_PORT: u16 = 4567;
+pub(super) const KINESIS_PORT: u16 = 4567;
 /// The simulation's grain.
 const TICK: Duration = Duration::from_millis(1);
 const LATENCY_MIN: Duration = Duration::from_micros(300);

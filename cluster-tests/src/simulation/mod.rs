@@ -9,14 +9,18 @@
 //! | what can happen to the cluster, drawn from a seed | `fault.rs` |
 //! | network, clock and randomness of a node | `world.rs` |
 //! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
+//! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
+//! | what clients share with the run | `board.rs` |
 //! | producers and readers, and the last reading of every replica | `clients.rs` |
 //! | what the run logs, as a hash | `trace.rs` |
 //! | safety, calm, liveness, verdict | `run.rs` |
 //! | what a run shows | `report.rs` |
 
+mod board;
 mod clients;
 mod cluster;
 mod fault;
+mod kinesis;
 mod report;
 mod run;
 mod trace;

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tracing::Level;
 
-use super::clients::{self, Board, Phase};
+use super::board::{Board, Phase};
+use super::clients;
 use super::cluster::Cluster;
 use super::fault::{Event, schedule};
+use super::kinesis;
 use super::report::Report;
 use super::trace::Trace;
 use crate::promises;
@@ -78,7 +80,9 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
         let producer = clients::producer(number, seed, board.clone());
         cluster.add_client(&format!("producer-{number}"), producer);
     }
+    cluster.add_client("http-producer", kinesis::producer(seed, board.clone()));
     cluster.add_client("reader", clients::reader(board.clone()));
+    cluster.add_client("http-reader", kinesis::reader(seed, board.clone()));
     cluster.add_client("auditor", clients::auditor(board.clone()));
 
     let script = settings.script.clone();
