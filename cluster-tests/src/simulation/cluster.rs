@@ -93,8 +93,7 @@ pub(super) struct Cluster {
     /// Until when nothing passes from one host to another.
     cuts: BTreeMap<(usize, usize), u64>,
     armed: Vec<(Vec<usize>, u64)>,
-    /// How often what happened.
-    pub(super) coverage: BTreeMap<String, u64>,
+    coverage: BTreeMap<String, u64>,
     /// What nodes did that they must not.
     pub(super) violations: Vec<String>,
 }
@@ -171,6 +170,19 @@ impl Cluster {
     /// Milliseconds since the beginning.
     pub(super) fn now(&self) -> u64 {
         self.now
+    }
+
+    /// How often what happened.
+    pub(super) fn coverage(&self) -> BTreeMap<String, u64> {
+        let mut coverage = self.coverage.clone();
+        for damage in self.places.iter().map(|place| place.disk.damage()) {
+            for (what, times) in
+                [("lost", damage.lost), ("kept", damage.kept), ("torn", damage.torn)]
+            {
+                *coverage.entry(format!("writes_{what}")).or_default() += u64::from(times);
+            }
+        }
+        coverage
     }
 
     /// A millisecond passes.
@@ -263,11 +275,8 @@ impl Cluster {
                 continue;
             }
             hit = true;
-            let damage = self.places[node].disk.power_loss(self.random.random());
-            tracing::info!(node, ?damage, "power lost");
-            self.count("writes_lost", damage.lost.into());
-            self.count("writes_kept", damage.kept.into());
-            self.count("writes_torn", damage.torn.into());
+            self.places[node].disk.power_loss(self.random.random());
+            tracing::info!(node, damage = ?self.places[node].disk.damage(), "power lost");
             self.end(node, back_after);
         }
         hit

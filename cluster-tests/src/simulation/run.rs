@@ -94,7 +94,7 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     violations.append(&mut cluster.violations);
     violations.append(&mut panics.lock());
     violations.extend(verdicts(&board));
-    let mut coverage = cluster.coverage.clone();
+    let mut coverage = cluster.coverage();
     coverage.extend(board.counts());
     let simulated_ms = cluster.now();
     drop(cluster);

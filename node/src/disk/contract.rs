@@ -207,7 +207,8 @@ async fn what_is_written_while_a_sync_runs_waits_for_the_next() {
         file.write_at(12_000, vec![Bytes::from(vec![3; 100])]).await.unwrap();
         sync.await.unwrap();
         assert_eq!(disk.unsynced_bytes(), 100);
-        let damage = disk.power_loss(seed);
+        disk.power_loss(seed);
+        let damage = disk.damage();
         assert_eq!(damage.lost + damage.kept + damage.torn, 1);
         let content = content(&disk).await;
         assert!(content.len() >= 12_000, "synced");

@@ -54,7 +54,7 @@ struct Content {
     next_change: u64,
 }
 
-/// What a power loss did to the writes that were not synced.
+/// What power losses did to the writes that were not synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Damage {
     /// Gone whole.
@@ -90,6 +90,7 @@ struct State {
     syncs: u64,
     waiting_syncs: usize,
     latency: Option<Latency>,
+    damage: Damage,
 }
 
 /// How long syncs take.
@@ -127,7 +128,7 @@ impl SimulatedDisk {
 
     /// The power fails: of what was not synced, `seed` decides what is kept, lost or torn. Names
     /// that were not synced survive in the order in which they were changed.
-    pub fn power_loss(&self, seed: u64) -> Damage {
+    pub fn power_loss(&self, seed: u64) {
         let mut state = self.inner.state.lock();
         state.crash();
         let mut random = SmallRng::seed_from_u64(seed);
@@ -137,12 +138,17 @@ impl SimulatedDisk {
             apply_name(&mut state.durable_names, change);
         }
         state.names = state.durable_names.clone();
-        let mut damage = Damage::default();
+        let mut damage = state.damage;
         for content in state.files.values_mut() {
             content.lose_power(&mut random, &mut damage);
         }
+        state.damage = damage;
         state.forget_unnamed();
-        damage
+    }
+
+    /// What all power losses so far have done.
+    pub fn damage(&self) -> Damage {
+        self.inner.state.lock().damage
     }
 
     /// From now on a sync takes from `min` to `max`, by `seed`, in tokio's time. What is written while it
