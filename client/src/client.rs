@@ -252,16 +252,19 @@ impl Client {
 
     /// Notes what an error says about who leads.
     pub(crate) fn heed(&self, shard: &Shard, asked: Option<NodeId>, error: &Error) {
-        let maps = &self.inner.maps;
-        if let (Some(node), Error::NotLeader { .. } | Error::Unavailable(_) | Error::Unknown(_)) =
-            (asked, error)
-        {
-            maps.forget_leader(shard.group, node);
-        }
-        if let Error::NotLeader { leader: Some(leader), .. } = error
-            && asked != Some(*leader)
-        {
-            maps.set_leader(shard.group, *leader);
+        let (maps, Some(asked)) = (&self.inner.maps, asked) else { return };
+        match error {
+            Error::NotLeader { leader: Some(leader), .. } if *leader != asked => {
+                maps.set_leader(shard.group, *leader);
+            }
+            Error::NotLeader { .. } => maps.forget_leader(shard.group, asked),
+            // The node may be dying, and a request that still reaches its connection would be lost with
+            // an unknown outcome. Any other replica knows at least as well who leads.
+            Error::Unavailable(_) | Error::Unknown(_) => match next_replica(shard, asked) {
+                Some(other) => maps.set_leader(shard.group, other),
+                None => maps.forget_leader(shard.group, asked),
+            },
+            _ => {}
         }
     }
 
@@ -356,6 +359,13 @@ impl Client {
             self.pause(&mut retries, last, until).await?;
         }
     }
+}
+
+/// The replica after `node`, in the order of the shard's replicas.
+fn next_replica(shard: &Shard, node: NodeId) -> Option<NodeId> {
+    let at = shard.replicas.iter().position(|replica| *replica == node)?;
+    let other = shard.replicas[(at + 1) % shard.replicas.len()];
+    (other != node).then_some(other)
 }
 
 /// One attempt to store records at one node.

@@ -14,6 +14,7 @@
 //! |---|---|
 //! | find or build the `tristream` binary, never a stale one | `binary.rs` |
 //! | a cluster of three child processes | `processes.rs` |
+//! | three nodes in one process, whose disks and links fail on demand | `in_process.rs` |
 //! | the same cluster as containers | `containers.rs` |
 //! | `/admin/v1/cluster`, leaders, waiting | `admin.rs` |
 //! | one raw HTTP request | `raw_http.rs` |
@@ -29,6 +30,7 @@ pub mod binary;
 pub mod command;
 pub mod containers;
 pub mod history;
+pub mod in_process;
 pub mod processes;
 pub mod promises;
 pub mod raw_http;

@@ -70,9 +70,9 @@ pub struct Raft {
 impl Default for Raft {
     fn default() -> Self {
         Raft {
-            heartbeat_ms: 100,
-            election_timeout_ms_min: 500,
-            election_timeout_ms_max: 900,
+            heartbeat_ms: 200,
+            election_timeout_ms_min: 600,
+            election_timeout_ms_max: 1_000,
             rebalance_after_ms: 5_000,
         }
     }

@@ -90,16 +90,17 @@ enum Step {
 
 /// Decides on the answers of the others, by AZ. `zones` are all AZs of the configuration.
 fn decide(me: &Identity, zones: &[&str], answers: &BTreeMap<String, wire::ProbeResponse>) -> Step {
-    for answer in answers.values().filter(|answer| !answer.cluster.is_empty()) {
-        let founding = from_wire(answer);
-        if founding.names(me).is_some() {
-            return Step::Join(founding);
-        }
+    let mut clusters = answers.values().filter(|answer| !answer.cluster.is_empty()).peekable();
+    let strange = clusters.peek().map(|answer| (answer.az.clone(), answer.cluster.clone()));
+    if let Some(founding) = clusters.map(from_wire).find(|founding| founding.names(me).is_some()) {
+        return Step::Join(founding);
+    }
+    if let Some((az, cluster)) = strange {
         return Step::Refuse(format!(
-            "this data folder is empty, but the node of {} belongs to cluster {} already: the folder of \
-             {} was lost or data_dir is wrong. It must not vote in place of the lost one. Bring the old \
-             folder back",
-            answer.az, founding.cluster, me.az
+            "this data folder is empty, but the node of {az} belongs to cluster {cluster} already: the \
+             folder of {} was lost or data_dir is wrong. It must not vote in place of the lost one. Bring \
+             the old folder back",
+            me.az
         ));
     }
     let first = zones.iter().min().is_some_and(|zone| *zone == me.az);
@@ -196,7 +197,7 @@ mod tests {
         let (a, b, c) = (identity("az-a", "1"), identity("az-b", "2"), identity("az-c", "3"));
         let all = answers(&[b.clone(), c.clone()]);
         assert_eq!(decide(&a, &ZONES, &all), Step::Found);
-        assert_eq!(decide(&a, &ZONES, &answers(&[b.clone()])), Step::Wait);
+        assert_eq!(decide(&a, &ZONES, &answers(std::slice::from_ref(&b))), Step::Wait);
         assert_eq!(decide(&b, &ZONES, &answers(&[a.clone(), c])), Step::Wait);
         let founding = document("x".to_owned(), &a, &all);
         let ids: Vec<(u64, &str)> =

@@ -27,6 +27,8 @@ pub enum Kind {
     Reconciler,
     /// Carries streams through their life on the metadata leader.
     StreamKeeper,
+    /// The metadata group on this node.
+    Metadata,
     /// Flushes the metadata tables.
     StateFlusher,
     /// Carries Raft frames to one peer.
@@ -58,6 +60,7 @@ impl Kind {
             | Kind::LogKeeper
             | Kind::Reconciler
             | Kind::StreamKeeper
+            | Kind::Metadata
             | Kind::StateFlusher
             | Kind::Door => Fate::StopNode,
             Kind::PeerStream | Kind::Connection | Kind::Helper => Fate::LogOnly,

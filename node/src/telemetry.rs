@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub const FILTER_VARIABLE: &str = "TRISTREAM_LOG";
 
 /// Libraries that say much at `info`. A filter that names them wins over this.
-const QUIET_LIBRARIES: &str = "openraft=warn,sled=warn,h2=warn,hyper=warn,tonic=warn,tower=warn";
+const QUIET_LIBRARIES: &str = "sled=warn,h2=warn,hyper=warn,tonic=warn,tower=warn";
 
 /// Sends the log to standard error. `level_default` holds where `TRISTREAM_LOG` is not set. Fails on a
 /// filter that cannot be read, and when called twice.
@@ -31,7 +31,10 @@ pub fn init(level_default: &str) -> anyhow::Result<()> {
 
 fn filter(wanted: &str, level_default: &str) -> anyhow::Result<EnvFilter> {
     let wanted = if wanted.trim().is_empty() { level_default } else { wanted };
-    Ok(EnvFilter::builder().parse(format!("{QUIET_LIBRARIES},{wanted}"))?)
+    let consensus = crate::raft::LOG_TARGET;
+    // It reports every group that closes as an error; `raft` says itself when one stops that should not.
+    let quiet = format!("{consensus}=off,{QUIET_LIBRARIES}");
+    Ok(EnvFilter::builder().parse(format!("{quiet},{wanted}"))?)
 }
 
 #[cfg(test)]
@@ -43,12 +46,13 @@ mod tests {
         let text = |wanted| filter(wanted, "info").expect("valid").to_string();
         for wanted in ["", " ", "debug"] {
             let filter = text(wanted);
-            assert!(filter.contains("openraft=warn") && filter.contains("sled=warn"), "{filter}");
+            let consensus = format!("{}=off", crate::raft::LOG_TARGET);
+            assert!(filter.contains(&consensus) && filter.contains("sled=warn"), "{filter}");
         }
         assert!(text("").contains("info"));
         assert!(text("debug").contains("debug") && !text("debug").contains("info"));
-        let named = text("openraft=trace,info");
-        assert!(named.contains("openraft=trace") && !named.contains("openraft=warn"), "{named}");
+        let named = text("sled=trace,info");
+        assert!(named.contains("sled=trace") && !named.contains("sled=warn"), "{named}");
     }
 
     #[test]

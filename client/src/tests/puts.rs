@@ -176,6 +176,18 @@ async fn a_stream_made_anew_is_found_again() {
 }
 
 #[tokio::test]
+async fn after_an_unknown_outcome_another_replica_is_asked() {
+    let fake = Fake::start(1).await;
+    let client = fake.client(&[1], options());
+    put(&client).await.expect("stored by node 1");
+    fake.state.lock().puts.push_back(Says::Status(tonic::Code::Unavailable));
+    put(&client).await.expect_err("unknown");
+    put(&client).await.expect("stored by node 1, which node 2 names");
+    let asked: Vec<u64> = fake.state.lock().asked.iter().map(|asked| asked.0).collect();
+    assert_eq!(asked, [1, 1, 2, 1]);
+}
+
+#[tokio::test]
 async fn a_failure_concerns_only_its_own_request() {
     let fake = Fake::start(2).await;
     let client = fake.client(&[1], Options { request_records_max: 2, ..options() });

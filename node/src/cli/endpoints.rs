@@ -1,9 +1,14 @@
 //! Where the cluster is: the argument that all client commands share.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use tristream_client::{Client, Error, Options};
 
 use tristream_proto::domain::Effect;
+
+/// How long a person waits to hear that no cluster is there.
+const PICTURE_MAX: Duration = Duration::from_secs(4);
 
 /// Addresses of the cluster.
 #[derive(Debug, clap::Args)]
@@ -20,8 +25,18 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
+    /// A client that is as patient as records deserve: a failover may take a moment.
     pub(super) fn client(&self) -> anyhow::Result<Client> {
-        let client = Client::connect(self.endpoints.iter().cloned(), Options::default());
+        self.connect(Options::default())
+    }
+
+    /// A client for a person who waits for a picture.
+    pub(super) fn quick_client(&self) -> anyhow::Result<Client> {
+        self.connect(Options { deadline: PICTURE_MAX, ..Options::default() })
+    }
+
+    fn connect(&self, options: Options) -> anyhow::Result<Client> {
+        let client = Client::connect(self.endpoints.iter().cloned(), options);
         client.map_err(|error| explain(error, self))
     }
 }

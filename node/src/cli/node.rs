@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::pid_file::{self, PidFile};
@@ -151,7 +151,7 @@ fn advise(error: anyhow::Error, data_dir: &Path) -> anyhow::Error {
         Some(io::ErrorKind::StorageFull) => format!("make room on the disk of {dir}"),
         _ => return error,
     };
-    error.context(advice)
+    anyhow!("{error:#} ({advice})")
 }
 
 #[cfg(test)]

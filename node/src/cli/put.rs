@@ -55,7 +55,7 @@ pub(super) struct Args {
     /// What separates fields; white space by default.
     #[arg(long, requires = "key_field")]
     delimiter: Option<String>,
-    /// The outcome as JSON.
+    /// The outcome as JSON: of a file, an object per line as soon as its outcome is known, and a tally at the end.
     #[arg(long)]
     json: bool,
 }
@@ -100,10 +100,10 @@ async fn put_lines(client: &Client, args: &Args, path: &Path) -> anyhow::Result<
         client.producer(&args.stream).await.map_err(|error| explain(error, &args.endpoints))?;
     let bar = progress_bar(bytes);
     let began = Instant::now();
-    let mut tally = Tally::default();
+    let mut tally = Tally::new(args.json);
     let read = send_all(args, Lines::new(input), producer, &mut tally, &bar).await;
     bar.finish_and_clear();
-    tally.print(began.elapsed(), args.json)?;
+    tally.print(began.elapsed())?;
     read.with_context(|| format!("cannot read {} to its end", path.display()))?;
     Ok(if tally.all_acked() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -182,6 +182,11 @@ async fn send(
 
 fn account(tally: &mut Tally, bar: &ProgressBar, (line, bytes, outcome): Outcome) {
     bar.inc(bytes as u64 + 1);
+    if tally.json {
+        let told = screen::line(tally::outcome(line, &outcome).to_string());
+        // Nobody reads on: what was sent is still accounted for.
+        tally.interrupted |= told.is_err();
+    }
     match outcome {
         Ok(_) => tally.acked(bytes),
         Err(error) => {

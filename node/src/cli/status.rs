@@ -28,7 +28,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let client = args.endpoints.client()?;
+    let client = args.endpoints.quick_client()?;
     let clear = args.watch && !args.json && std::io::stdout().is_terminal();
     loop {
         let text = match client.cluster_status().await {

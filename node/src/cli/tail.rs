@@ -1,6 +1,6 @@
 //! `tristream tail`: the records of all shards of a stream, as they come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -167,7 +167,7 @@ impl Goal {
 #[derive(Default)]
 struct Warned {
     trouble: bool,
-    stale: bool,
+    stale: BTreeSet<ShardId>,
 }
 
 impl Warned {
@@ -179,11 +179,21 @@ impl Warned {
     }
 
     fn event(&mut self, event: &Event) {
-        if event.stale && !self.stale {
-            screen::say("tristream: the shard has no leader: newer records may be missing");
-        }
         self.trouble = false;
-        self.stale = event.stale;
+        if self.is_news(event) {
+            screen::say("tristream: a shard has no leader: newer records may be missing");
+        }
+    }
+
+    /// Whether the event is the first of a time in which some shard is stale.
+    fn is_news(&mut self, event: &Event) -> bool {
+        let fresh_before = self.stale.is_empty();
+        if event.stale {
+            self.stale.insert(event.shard);
+        } else {
+            self.stale.remove(&event.shard);
+        }
+        fresh_before && !self.stale.is_empty()
     }
 }
 
@@ -261,6 +271,17 @@ mod tests {
         assert!(!goal.reached(&event(1, 0)), "an empty shard is at its tip, the other is not");
         assert!(!goal.wants(&event(1, 5)), "what came later is not asked for");
         assert!(goal.reached(&event(0, 11)));
+    }
+
+    #[test]
+    fn that_shards_are_stale_is_said_once() {
+        let mut warned = Warned::default();
+        let stale = |shard, stale| Event { stale, ..event(shard, 1) };
+        let news: Vec<bool> = [(0, true), (1, true), (0, false), (0, true), (0, false), (1, false)]
+            .map(|(shard, is)| warned.is_news(&stale(shard, is)))
+            .to_vec();
+        assert_eq!(news, [true, false, false, false, false, false]);
+        assert!(warned.is_news(&stale(1, true)), "a new time begins");
     }
 
     #[test]

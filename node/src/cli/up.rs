@@ -58,8 +58,9 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let layout = Layout::prepare(&args.data_dir, args.port, args.peer_port)?;
+    let layout = Layout::find(&args.data_dir, args.port, args.peer_port)?;
     layout.check_free()?;
+    layout.write()?;
     let mut up = Up::start(layout)?;
     let outcome = tokio::select! {
         outcome = up.watch(args.respawn) => outcome,

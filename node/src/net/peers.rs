@@ -28,9 +28,11 @@ const BULK_WINDOW_BYTES: u32 = 16 << 20;
 #[derive(Clone)]
 pub struct Peers {
     channels: Arc<BTreeMap<NodeId, Lanes>>,
+    net: Arc<dyn Net>,
 }
 
 struct Lanes {
+    address: String,
     control: Channel,
     bulk: Channel,
     requests: Channel,
@@ -41,6 +43,7 @@ impl Peers {
     pub fn new(net: &Arc<dyn Net>, roster: &Roster) -> anyhow::Result<Peers> {
         let lanes = |address: &str| -> anyhow::Result<Lanes> {
             Ok(Lanes {
+                address: address.to_owned(),
                 control: channel(net, address, 1 << 20)?,
                 bulk: channel(net, address, BULK_WINDOW_BYTES)?,
                 requests: channel(net, address, BULK_WINDOW_BYTES)?,
@@ -50,7 +53,15 @@ impl Peers {
             .others()
             .map(|member| Ok((member.node, lanes(&member.peer)?)))
             .collect::<anyhow::Result<_>>()?;
-        Ok(Peers { channels: Arc::new(channels) })
+        Ok(Peers { channels: Arc::new(channels), net: net.clone() })
+    }
+
+    /// Whether nobody can be connected to at the node's address: refused, no route, no such name. A timeout
+    /// proves nothing: the network may be cut.
+    pub async fn refuses_connections(&self, node: NodeId) -> bool {
+        let Some(lanes) = self.channels.get(&node) else { return false };
+        let attempt = timeout(CONNECT_TIMEOUT, self.net.connect(&lanes.address)).await;
+        matches!(attempt, Ok(Err(_)))
     }
 
     /// For heartbeats and votes.

@@ -33,6 +33,8 @@ pub(super) struct Inner<M: Machine> {
     pub(super) log: GroupLog,
     pub(super) shared: Arc<Shared<M>>,
     pub(super) leadership: watch::Sender<Leadership>,
+    /// A leader whose majority was silent for longer may have been replaced.
+    pub(super) lease: Duration,
 }
 
 impl<M: Machine> Clone for Group<M> {
@@ -124,6 +126,13 @@ impl<M: Machine> Group<M> {
     /// Who leads; changes when that does.
     pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.subscribe()
+    }
+
+    /// Whether a majority answered this leader within its lease. True where this node does not lead.
+    pub fn in_touch(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= self.inner.lease)
     }
 
     /// Runs `look` on the machine's current state. It must be quick: the group waits for it.

@@ -3,6 +3,7 @@
 //! Owns opening and closing, and the settings of all groups. Invariant: a group that was destroyed is never
 //! opened again. Must not know which group is for what.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use futures::stream::BoxStream;
 use openraft::SnapshotPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tristream_proto::domain::{GroupId, NodeId};
 
-use super::convert::Appended;
+use super::convert::{self, Appended};
 use super::group::{self, Group, Inner};
 use super::log_store::LogStore;
-use super::network::{Factory, Transport};
+use super::network::{Connection, Factory, Transport};
 use super::state_machine::StateMachine;
 use super::types::{RaftVote, Types};
 use super::{Leadership, Machine, Status};
@@ -32,6 +33,9 @@ use crate::metrics::Metrics;
 use crate::net::Peers;
 use crate::roster::Roster;
 use crate::tasks::{Kind, Tasks};
+
+/// How long a survivor's answer about its log is waited for.
+const COMPARE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Times of every group.
 #[derive(Clone, Debug)]
@@ -81,8 +85,11 @@ struct Registry {
     log: Log,
     me: NodeId,
     transport: Arc<Transport>,
+    peers: Peers,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    /// Peers about which it is being found out whether they are gone.
+    investigated: Mutex<BTreeSet<NodeId>>,
     open: RwLock<BTreeMap<GroupId, Arc<dyn Peer>>>,
 }
 
@@ -110,6 +117,9 @@ pub(super) trait Peer: Send + Sync {
     ) -> BoxFuture<'_, Result<bool, String>>;
     fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>>;
     fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>>;
+    fn campaign(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// The request by which this node would ask for votes now.
+    fn pre_vote_request(&self) -> VoteRequest<Types>;
     fn status(&self) -> Status;
     fn leadership(&self) -> watch::Receiver<Leadership>;
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -133,8 +143,10 @@ impl Groups {
                 log,
                 me: roster.me,
                 transport: Arc::new(transport),
+                peers: peers.clone(),
                 tasks,
                 metrics,
+                investigated: Mutex::default(),
                 open: RwLock::default(),
             }),
         };
@@ -164,6 +176,7 @@ impl Groups {
             log,
             shared,
             leadership: watch::channel(Leadership::default()).0,
+            lease: Duration::from_millis(registry.config.election_timeout_max),
         });
         self.spawn_leadership(&inner);
         registry.open.write().insert(id, inner.clone());
@@ -203,10 +216,11 @@ impl Groups {
         let registry = Arc::downgrade(&self.inner);
         self.inner.tasks.spawn(Kind::Helper, async move {
             let mut every = tokio::time::interval(Duration::from_secs(1));
+            let mut stopped = BTreeSet::new();
             loop {
                 every.tick().await;
                 let Some(registry) = registry.upgrade() else { return };
-                registry.observe();
+                registry.observe(&mut stopped);
             }
         });
     }
@@ -287,6 +301,38 @@ impl Groups {
         self.inner.open.read().get(&id).cloned()
     }
 
+    pub(super) fn me(&self) -> NodeId {
+        self.inner.me
+    }
+
+    /// `false` when one is under way already.
+    pub(super) fn begin_investigation(&self, node: NodeId) -> bool {
+        self.inner.investigated.lock().insert(node)
+    }
+
+    pub(super) fn end_investigation(&self, node: NodeId) {
+        self.inner.investigated.lock().remove(&node);
+    }
+
+    pub(super) async fn refuses_connections(&self, node: NodeId) -> bool {
+        self.inner.peers.refuses_connections(node).await
+    }
+
+    /// How this node's log of `id` compares with the longest of `others`; `None` when none of them answers.
+    /// A pre-vote changes nothing, and its answer names the last log id.
+    pub(super) async fn compare_logs(&self, id: GroupId, others: &[NodeId]) -> Option<Ordering> {
+        let request = self.peer(id)?.pre_vote_request();
+        let own = request.last_log_id;
+        let answers = others.iter().map(|&to| {
+            let connection = Connection::new(self.inner.transport.clone(), id, to);
+            let request = request.clone();
+            async move { connection.ask_pre_vote(&request, COMPARE_TIMEOUT).await.ok() }
+        });
+        let answers = futures::future::join_all(answers).await;
+        let longest = answers.into_iter().flatten().map(|answer| answer.last_log_id).max()?;
+        Some(own.cmp(&longest))
+    }
+
     pub(super) fn tasks(&self) -> &Tasks {
         &self.inner.tasks
     }
@@ -297,7 +343,8 @@ impl Groups {
 }
 
 impl Registry {
-    fn observe(&self) {
+    /// `stopped` holds the groups of which it was said already that they stopped.
+    fn observe(&self, stopped: &mut BTreeSet<GroupId>) {
         let open: Vec<_> = self.open.read().iter().map(|(id, g)| (*id, g.clone())).collect();
         let mut led = 0;
         for (id, group) in &open {
@@ -310,8 +357,12 @@ impl Registry {
                     - matched.map_or(0, |at| at + 1).min(status.last_index.map_or(0, |l| l + 1));
                 self.metrics.set_replica_lag(id.0, node.0, lag);
             }
-            if let Some(reason) = &status.stopped {
+            if let Some(reason) = status.stopped.filter(|_| stopped.insert(*id)) {
                 tracing::error!(group = %id, %reason, "group has stopped on this node");
+                // Without the metadata a node knows ever less of what it serves.
+                if id.is_meta() {
+                    self.tasks.failed(Kind::Metadata, reason);
+                }
             }
         }
         self.metrics.set_groups(open.len(), led);
@@ -386,6 +437,21 @@ impl<M: Machine> Peer for Inner<M> {
         )
     }
 
+    fn campaign(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let vote = self.raft.server_metrics().borrow_watched().vote;
+            let request = TransferLeaderRequest::new(vote, self.me.0, None);
+            let answer = self.raft.handle_transfer_leader(request).await;
+            answer.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        })
+    }
+
+    fn pre_vote_request(&self) -> VoteRequest<Types> {
+        let last = self.log.state().last.map(convert::log_id);
+        let term = self.raft.server_metrics().borrow_watched().vote.leader_id().term;
+        VoteRequest::new(RaftVote::new(term + 1, self.me.0), last)
+    }
+
     fn status(&self) -> Status {
         Inner::status(self)
     }
@@ -411,3 +477,6 @@ pub(super) fn transfer_request(
 ) -> TransferLeaderRequest<Types> {
     TransferLeaderRequest::new(from, to, last)
 }
+
+#[cfg(test)]
+mod tests;

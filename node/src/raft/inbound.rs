@@ -6,22 +6,37 @@
 
 use std::collections::HashMap;
 
+use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use tristream_proto::domain::GroupId;
+use tristream_proto::domain::{GroupId, NodeId};
 use tristream_proto::wire;
 
 use super::groups::Groups;
 use super::peer_stream::{FORMAT, IN_FLIGHT_MAX};
 use super::types::Types;
-use super::{convert, groups};
+use super::{convert, groups, liveness};
 use crate::tasks::Kind;
 
 /// Answers of all sessions of one stream that wait to be sent.
 const ANSWERS_WAITING_MAX: usize = 256;
 
+/// Heartbeats of one stream at work at a time; the next ones wait on the wire.
+const BEATS_MAX: usize = 1_024;
+
+/// A peer's frames as they come in.
+pub trait Frames:
+    Stream<Item = Result<wire::ReplicateFrame, Status>> + Send + Unpin + 'static
+{
+}
+impl<T> Frames for T where
+    T: Stream<Item = Result<wire::ReplicateFrame, Status>> + Send + Unpin + 'static
+{
+}
+
+type Answers = mpsc::Sender<Result<wire::ReplicateAnswer, Status>>;
 type Request = openraft::raft::AppendEntriesRequest<Types>;
 
 /// The groups as peers reach them. Clones are handles.
@@ -37,27 +52,84 @@ impl Inbound {
         Inbound { groups, cluster }
     }
 
-    /// Serves one peer's stream until it ends.
+    /// Serves one peer's stream of entries until it ends.
     pub async fn replicate(
         &self,
-        mut frames: impl Stream<Item = Result<wire::ReplicateFrame, Status>> + Send + Unpin + 'static,
+        mut frames: impl Frames,
     ) -> Result<ReceiverStream<Result<wire::ReplicateAnswer, Status>>, Status> {
         let (answers, out) = mpsc::channel(ANSWERS_WAITING_MAX);
         let inbound = self.clone();
         self.groups.tasks().spawn(Kind::Connection, async move {
-            let hello = match frames.next().await {
-                Some(Ok(wire::ReplicateFrame { hello: Some(hello), .. })) => hello,
-                _ => return refuse(&answers, Status::invalid_argument("no Hello")).await,
-            };
-            if let Err(status) = inbound.check_hello(&hello) {
-                return refuse(&answers, status).await;
-            }
+            let Some(hello) = inbound.welcome(&mut frames, &answers).await else { return };
+            let groups = inbound.groups.clone();
             let mut sessions = Sessions { inbound, answers, open: HashMap::new() };
             while let Some(Ok(frame)) = frames.next().await {
                 sessions.take(frame).await;
             }
+            liveness::suspect(&groups, NodeId(hello.node));
         });
         Ok(ReceiverStream::new(out))
+    }
+
+    /// Serves one peer's stream of appends without entries until it ends.
+    pub async fn beat(
+        &self,
+        mut frames: impl Frames,
+    ) -> Result<ReceiverStream<Result<wire::ReplicateAnswer, Status>>, Status> {
+        let (answers, out) = mpsc::channel(ANSWERS_WAITING_MAX);
+        let inbound = self.clone();
+        self.groups.tasks().spawn(Kind::Connection, async move {
+            let Some(hello) = inbound.welcome(&mut frames, &answers).await else { return };
+            // A group that waits for its disk must not hold up the others' answers.
+            let mut asked = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(answer) = asked.next() => {
+                        // A peer that is gone does not need the answer.
+                        let _ = answers.send(Ok(answer)).await;
+                    }
+                    frame = frames.next(), if asked.len() < BEATS_MAX => match frame {
+                        Some(Ok(frame)) => asked.push(inbound.answer_beat(frame)),
+                        _ => break,
+                    },
+                }
+            }
+            liveness::suspect(&inbound.groups, NodeId(hello.node));
+        });
+        Ok(ReceiverStream::new(out))
+    }
+
+    async fn answer_beat(&self, frame: wire::ReplicateFrame) -> wire::ReplicateAnswer {
+        let (group, session) = (frame.group, frame.session);
+        let answer = async {
+            let request = convert::from_wire_append(frame.append.unwrap_or_default());
+            let request = request.map_err(|error| error.to_string())?;
+            let group = self.group(group).map_err(|status| status.message().to_owned())?;
+            group.append(request).await
+        };
+        let append = match answer.await {
+            Ok(appended) => convert::to_wire_appended(&appended),
+            Err(why) => unreachable_answer(&why),
+        };
+        wire::ReplicateAnswer { group, session, append: Some(append) }
+    }
+
+    /// Reads the Hello that begins a stream; `None` when the peer was refused.
+    async fn welcome(&self, frames: &mut impl Frames, answers: &Answers) -> Option<wire::Hello> {
+        let refused = match frames.next().await {
+            Some(Ok(wire::ReplicateFrame { hello: Some(hello), .. })) => {
+                match self.check_hello(&hello) {
+                    Ok(()) => return Some(hello),
+                    Err(status) => status,
+                }
+            }
+            _ => Status::invalid_argument("no Hello"),
+        };
+        tracing::warn!(status = %refused, "refused a stream");
+        // A peer that is gone does not need the answer.
+        let _ = answers.send(Err(refused)).await;
+        None
     }
 
     fn check_hello(&self, hello: &wire::Hello) -> Result<(), Status> {
@@ -80,18 +152,6 @@ impl Inbound {
     fn group(&self, id: u64) -> Result<std::sync::Arc<dyn groups::Peer>, Status> {
         let group = self.groups.peer(GroupId(id));
         group.ok_or_else(|| Status::not_found(format!("group {id} is not open here")))
-    }
-
-    /// A heartbeat.
-    pub async fn heartbeat(
-        &self,
-        message: wire::GroupAppend,
-    ) -> Result<wire::AppendAnswer, Status> {
-        self.check_cluster(&message.cluster)?;
-        let group = self.group(message.group)?;
-        let request = convert::from_wire_append(message.append.unwrap_or_default()).map_err(bad)?;
-        let answer = group.append(request).await.map_err(Status::unavailable)?;
-        Ok(convert::to_wire_appended(&answer))
     }
 
     /// A candidate asks for a vote.
@@ -130,16 +190,10 @@ fn bad(error: std::io::Error) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-async fn refuse(answers: &mpsc::Sender<Result<wire::ReplicateAnswer, Status>>, status: Status) {
-    tracing::warn!(%status, "refused a replication stream");
-    // A peer that is gone does not need the answer.
-    let _ = answers.send(Err(status)).await;
-}
-
 /// The sessions of one stream: at most one a group, the newest.
 struct Sessions {
     inbound: Inbound,
-    answers: mpsc::Sender<Result<wire::ReplicateAnswer, Status>>,
+    answers: Answers,
     open: HashMap<u64, (u64, mpsc::Sender<Request>)>,
 }
 

@@ -16,6 +16,7 @@ mod convert;
 mod group;
 mod groups;
 mod inbound;
+mod liveness;
 mod log_store;
 mod network;
 mod peer_stream;
@@ -30,6 +31,9 @@ use crate::log::EntryId;
 pub use group::{Group, Proposal};
 pub use groups::{Config, Groups};
 pub use inbound::Inbound;
+
+/// Under which name the consensus library logs. It reports an absent peer several times a second and group.
+pub const LOG_TARGET: &str = "openraft";
 
 /// The state that a group replicates. `apply` must be deterministic: no clock, no randomness, no I/O.
 pub trait Machine: Send + 'static {

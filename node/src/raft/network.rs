@@ -1,4 +1,8 @@
-//! openraft's network: replication over the shared stream, heartbeats and votes as calls of their own.
+//! openraft's network: entries over one shared stream, heartbeats and probes over another, votes as calls.
+//!
+//! Invariants: an append without entries never waits behind bulk; a group has at most one session to a peer, so
+//! that its entries arrive in the order in which they were sent. (openraft sends heartbeats through
+//! `stream_append` too: a session for each would end the one that carries the entries.)
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,13 +24,16 @@ use tristream_proto::wire;
 use tristream_proto::wire::raft_client::RaftClient;
 
 use super::convert;
-use super::peer_stream::{IN_FLIGHT_MAX, PeerStream, Session};
+use super::peer_stream::{IN_FLIGHT_MAX, Lane, PeerStream, Session};
 use super::types::{RaftVote, Types};
 use crate::net::Peers;
 use crate::roster::Roster;
 use crate::tasks::Tasks;
 
 type RpcError = RPCError<Types>;
+
+/// How long an append without entries may take at least: the first of a term waits for the sync of a vote.
+const PROBE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 fn unreachable(why: impl std::fmt::Display) -> RpcError {
     RPCError::Unreachable(Unreachable::new(&AnyError::error(why)))
@@ -40,7 +47,8 @@ pub(super) struct Transport {
 }
 
 struct Way {
-    stream: Arc<PeerStream>,
+    entries: PeerStream,
+    beats: PeerStream,
     control: Channel,
 }
 
@@ -53,8 +61,12 @@ impl Transport {
                 incarnation,
                 format: super::peer_stream::FORMAT,
             };
-            let stream = PeerStream::new(node, peers.bulk(node)?, hello, tasks.clone());
-            Some((node, Way { stream: Arc::new(stream), control: peers.control(node)? }))
+            let (bulk, control) = (peers.bulk(node)?, peers.control(node)?);
+            let stream = |lane, channel: &Channel| {
+                PeerStream::new(lane, node, channel.clone(), hello.clone(), tasks.clone())
+            };
+            let entries = stream(Lane::Entries, &bulk);
+            Some((node, Way { entries, beats: stream(Lane::Beats, &control), control }))
         };
         let peers = roster.others().filter_map(|member| way(member.node)).collect();
         Transport { cluster: roster.cluster.clone(), me: roster.me, peers }
@@ -78,18 +90,53 @@ impl RaftNetworkFactory<Types> for Factory {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, _node: &()) -> Connection {
-        Connection { transport: self.transport.clone(), group: self.group, to: NodeId(target) }
+        Connection::new(self.transport.clone(), self.group, NodeId(target))
     }
 }
 
 impl Connection {
+    pub(super) fn new(transport: Arc<Transport>, group: GroupId, to: NodeId) -> Connection {
+        Connection { transport, group, to }
+    }
+
+    /// Asks whether `to` would vote for this node; nothing changes there.
+    pub(super) async fn ask_pre_vote(
+        &self,
+        request: &VoteRequest<Types>,
+        deadline: Duration,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.client()?;
+        let message = self.vote_message(request);
+        let answer = call(deadline, client.pre_vote(message)).await?;
+        convert::from_wire_vote_answer(&answer).map_err(unreachable)
+    }
+
     fn way(&self) -> Result<&Way, RpcError> {
         let way = self.transport.peers.get(&self.to);
         way.ok_or_else(|| unreachable(format_args!("node {} is not in the roster", self.to)))
     }
 
+    async fn session(&self) -> Result<Session, RpcError> {
+        self.way()?.entries.session(self.group.0).await.map_err(unreachable)
+    }
+
     fn client(&self) -> Result<RaftClient<Channel>, RpcError> {
         Ok(RaftClient::new(self.way()?.control.clone()))
+    }
+
+    /// An append without entries, beside the stream.
+    async fn probe(
+        &self,
+        request: AppendEntriesRequest<Types>,
+        deadline: Duration,
+    ) -> Result<StreamAppendResult<Types>, RpcError> {
+        let append = convert::to_wire_append(request);
+        let asked = self.way()?.beats.ask(self.group.0, append);
+        let answer = match tokio::time::timeout(deadline, asked).await {
+            Ok(answer) => answer.map_err(unreachable)?,
+            Err(_) => return Err(unreachable("no answer in time")),
+        };
+        convert::from_wire_appended(&answer).map_err(unreachable)
     }
 
     fn vote_message(&self, request: &VoteRequest<Types>) -> wire::GroupVote {
@@ -124,15 +171,7 @@ impl RaftNetworkV2<Types> for Connection {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RpcError> {
-        let message = wire::GroupAppend {
-            group: self.group.0,
-            append: Some(convert::to_wire_append(request)),
-            cluster: self.transport.cluster.clone(),
-            node: self.transport.me.0,
-        };
-        let mut client = self.client()?;
-        let answer = call(option.hard_ttl(), client.heartbeat(message)).await?;
-        match convert::from_wire_appended(&answer).map_err(unreachable)? {
+        match self.probe(request, option.hard_ttl()).await? {
             Ok(_) => Ok(AppendEntriesResponse::Success),
             Err(StreamAppendError::Conflict(_)) => Ok(AppendEntriesResponse::Conflict),
             Err(StreamAppendError::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote)),
@@ -142,27 +181,21 @@ impl RaftNetworkV2<Types> for Connection {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let (stream, group) = (&self.way()?.stream, self.group.0);
-            let answers =
-                futures::stream::unfold(Some(Phase::Closed(input)), move |phase| async move {
-                    let mut pump = match phase? {
-                        Phase::Open(pump) => pump,
-                        Phase::Closed(input) => match Pump::open(stream, group, input).await? {
-                            Ok(pump) => pump,
-                            Err(error) => return Some((Err(error), None)),
-                        },
-                    };
-                    let next = pump.next().await?;
-                    // After an error nothing more comes of this session.
-                    let goes_on = matches!(next, Ok(Ok(_)));
-                    Some((next, goes_on.then_some(Phase::Open(pump))))
-                });
+            let deadline = option.hard_ttl().max(PROBE_TIMEOUT_MIN);
+            let feed = Feed { to: self, input, deadline, pump: None };
+            let answers = futures::stream::unfold(Some(feed), |feed| async move {
+                let mut feed = feed?;
+                let next = feed.next().await?;
+                // After an error nothing more comes of this stream.
+                let goes_on = matches!(next, Ok(Ok(_)));
+                Some((next, goes_on.then_some(feed)))
+            });
             Ok(Box::pin(answers) as BoxStream<'s, _>)
         })
     }
@@ -183,10 +216,7 @@ impl RaftNetworkV2<Types> for Connection {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RpcError> {
-        let mut client = self.client()?;
-        let message = self.vote_message(&request);
-        let answer = call(option.hard_ttl(), client.pre_vote(message)).await?;
-        convert::from_wire_vote_answer(&answer).map_err(unreachable)
+        self.ask_pre_vote(&request, option.hard_ttl()).await
     }
 
     async fn full_snapshot(
@@ -221,36 +251,49 @@ impl RaftNetworkV2<Types> for Connection {
     }
 }
 
-/// A session before and after its first request.
-enum Phase<S> {
-    Closed(S),
-    Open(Pump<S>),
+/// Requests of one `stream_append`: beside the stream until one has entries, from then on over a session.
+struct Feed<'s, S> {
+    to: &'s Connection,
+    input: S,
+    deadline: Duration,
+    pump: Option<Pump>,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Feed<'_, S> {
+    /// The next answer. `None` once the input has ended and everything is answered.
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<Types>, RpcError>> {
+        if self.pump.is_none() {
+            let request = self.input.next().await?;
+            if request.entries.is_empty() {
+                return Some(self.to.probe(request, self.deadline).await);
+            }
+            match self.to.session().await {
+                Ok(session) => self.pump = Some(Pump::new(session, request)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.pump.as_mut()?.next(&mut self.input).await
+    }
 }
 
 /// Moves requests of one session out and answers back, without a task of its own.
-struct Pump<S> {
-    input: S,
+struct Pump {
     session: Session,
     waiting: Option<wire::ReplicateFrame>,
     in_flight: usize,
     input_ended: bool,
 }
 
-impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Pump<S> {
-    /// Opens the session when there is something to send. Not before: openraft waits after a failure only
-    /// where it makes the next request, and asks again at once when the session fails without one.
-    async fn open(stream: &PeerStream, group: u64, mut input: S) -> Option<Result<Self, RpcError>> {
-        let first = input.next().await?;
-        let session = match stream.session(group).await {
-            Ok(session) => session,
-            Err(error) => return Some(Err(unreachable(error))),
-        };
+impl Pump {
+    fn new(session: Session, first: AppendEntriesRequest<Types>) -> Pump {
         let waiting = Some(session.frame(convert::to_wire_append(first)));
-        Some(Ok(Pump { input, session, waiting, in_flight: 0, input_ended: false }))
+        Pump { session, waiting, in_flight: 0, input_ended: false }
     }
 
-    /// The next answer. `None` once the input has ended and everything is answered.
-    async fn next(&mut self) -> Option<Result<StreamAppendResult<Types>, RpcError>> {
+    async fn next(
+        &mut self,
+        input: &mut (impl Stream<Item = AppendEntriesRequest<Types>> + Unpin),
+    ) -> Option<Result<StreamAppendResult<Types>, RpcError>> {
         loop {
             if self.input_ended && self.in_flight == 0 && self.waiting.is_none() {
                 return None;
@@ -275,7 +318,7 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Pump<S> {
                         self.in_flight += 1;
                     }
                 }
-                request = self.input.next(), if wants_input => match request {
+                request = input.next(), if wants_input => match request {
                     Some(request) => {
                         let append = convert::to_wire_append(request);
                         self.waiting = Some(self.session.frame(append));
@@ -286,3 +329,6 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Pump<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! One pipelined bidirectional gRPC stream to one peer, shared by the replication of all groups.
+//! A pipelined bidirectional gRPC stream to one peer, shared by all groups: one carries their entries, another,
+//! on a connection of its own, their heartbeats.
 //!
 //! Owns the connection and the sessions on it. Invariants: answers of a session come back in order; at most
 //! `IN_FLIGHT_MAX` requests of a session are unanswered, so a slow group never blocks the others; when the
@@ -33,8 +34,18 @@ const OPEN_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// Format of the stream, sent in Hello.
 pub(super) const FORMAT: u32 = 1;
 
-/// The stream to one peer; opened when first used, and again after it broke.
+/// What a stream carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Appends with entries: a session per group, answered in order.
+    Entries,
+    /// Appends without: a session per request.
+    Beats,
+}
+
+/// A stream to one peer; opened when first used, and again after it broke.
 pub(super) struct PeerStream {
+    lane: Lane,
     peer: NodeId,
     channel: Channel,
     hello: wire::Hello,
@@ -52,7 +63,8 @@ struct State {
 /// An open stream.
 pub(super) struct Connection {
     frames: mpsc::Sender<wire::ReplicateFrame>,
-    sessions: Mutex<HashMap<u64, mpsc::Sender<wire::AppendAnswer>>>,
+    /// `None` once the stream broke: nobody begins to wait for answers then that cannot come.
+    sessions: Mutex<Option<HashMap<u64, mpsc::Sender<wire::AppendAnswer>>>>,
 }
 
 /// One group's use of the stream. Its sessions end when it is dropped.
@@ -65,8 +77,15 @@ pub(super) struct Session {
 }
 
 impl PeerStream {
-    pub(super) fn new(peer: NodeId, channel: Channel, hello: wire::Hello, tasks: Tasks) -> Self {
+    pub(super) fn new(
+        lane: Lane,
+        peer: NodeId,
+        channel: Channel,
+        hello: wire::Hello,
+        tasks: Tasks,
+    ) -> Self {
         PeerStream {
+            lane,
             peer,
             channel,
             hello,
@@ -81,14 +100,31 @@ impl PeerStream {
         let connection = self.connection().await?;
         let id = self.sessions_made.fetch_add(1, Ordering::Relaxed);
         let (tx, answers) = mpsc::channel(IN_FLIGHT_MAX);
-        connection.sessions.lock().insert(id, tx);
+        match &mut *connection.sessions.lock() {
+            Some(sessions) => sessions.insert(id, tx),
+            None => return Err(format!("the stream to node {} just broke", self.peer)),
+        };
         Ok(Session { id, group, connection, answers })
+    }
+
+    /// One request and its answer, as a session of its own. Whoever gives up waiting just drops it.
+    pub(super) async fn ask(
+        &self,
+        group: u64,
+        append: wire::AppendRequest,
+    ) -> Result<wire::AppendAnswer, String> {
+        let mut session = self.session(group).await?;
+        let broke = || format!("the stream to node {} broke", self.peer);
+        let frame = session.frame(append);
+        session.connection.permit().await.ok_or_else(broke)?.send(frame);
+        session.answers.recv().await.ok_or_else(broke)
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, String> {
         let mut state = self.state.lock().await;
         if let Some(connection) = &state.connection
             && !connection.frames.is_closed()
+            && connection.sessions.lock().is_some()
         {
             return Ok(connection.clone());
         }
@@ -100,7 +136,7 @@ impl PeerStream {
             Ok(Ok(connection)) => {
                 state.failed_at = None;
                 state.connection = Some(connection.clone());
-                tracing::debug!(peer = %self.peer, "replication stream is open");
+                tracing::debug!(peer = %self.peer, lane = ?self.lane, "stream is open");
                 Ok(connection)
             }
             Ok(Err(error)) => {
@@ -123,9 +159,13 @@ impl PeerStream {
             .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
         let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-        let mut incoming =
-            client.replicate(outgoing).await.map_err(|status| status.to_string())?.into_inner();
-        let connection = Arc::new(Connection { frames, sessions: Mutex::default() });
+        let opened = match self.lane {
+            Lane::Entries => client.replicate(outgoing).await,
+            Lane::Beats => client.beat(outgoing).await,
+        };
+        let mut incoming = opened.map_err(|status| status.to_string())?.into_inner();
+        let sessions = Mutex::new(Some(HashMap::new()));
+        let connection = Arc::new(Connection { frames, sessions });
         let (reader, peer) = (Arc::downgrade(&connection), self.peer);
         self.tasks.spawn(Kind::PeerStream, async move {
             while let Some(answer) = incoming.next().await {
@@ -133,13 +173,13 @@ impl PeerStream {
                 match answer {
                     Ok(answer) => connection.deliver(answer),
                     Err(status) => {
-                        tracing::debug!(%peer, %status, "replication stream broke");
+                        tracing::debug!(%peer, %status, "a stream broke");
                         break;
                     }
                 }
             }
             if let Some(connection) = reader.upgrade() {
-                connection.sessions.lock().clear();
+                *connection.sessions.lock() = None;
             }
             // Dropping `incoming` ends the call, which closes `frames`: the next session opens a new one.
         });
@@ -157,6 +197,7 @@ impl Connection {
     /// has not is broken, or gone.
     fn deliver(&self, answer: wire::ReplicateAnswer) {
         let mut sessions = self.sessions.lock();
+        let Some(sessions) = &mut *sessions else { return };
         if let Some(session) = sessions.get(&answer.session)
             && session.try_send(answer.append.unwrap_or_default()).is_err()
         {
@@ -179,6 +220,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.connection.sessions.lock().remove(&self.id);
+        if let Some(sessions) = &mut *self.connection.sessions.lock() {
+            sessions.remove(&self.id);
+        }
     }
 }

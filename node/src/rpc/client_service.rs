@@ -4,7 +4,6 @@
 //! shard's leader and only when the map by which it was routed still holds; it is never forwarded. The
 //! port may open before the node knows its cluster: until then every answer is "unavailable".
 
-mod refusal;
 mod subscribe;
 
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use tristream_proto::wire;
 use tristream_proto::wire::refusal::Kind;
 use tristream_proto::wire::tristream_server::{Tristream, TristreamServer};
 
+use super::status;
 use crate::clock::Clock;
 use crate::metadata::{Stream, StreamMode, StreamStatus};
 use crate::router::{NewStream, Router};
@@ -60,13 +60,13 @@ impl ClientService {
 
     fn router(&self) -> Result<Router, wire::Refusal> {
         self.router.borrow().clone().ok_or_else(|| {
-            refusal::of(Kind::Unavailable, "the node has not joined its cluster yet")
+            status::refusal(Kind::Unavailable, "the node has not joined its cluster yet")
         })
     }
 
     async fn stream(&self, router: &Router, name: &str) -> Result<Arc<Stream>, wire::Refusal> {
         let name = stream_name(name)?;
-        router.stream(&name).await.ok_or_else(|| refusal::stream_not_found(&name))
+        router.stream(&name).await.ok_or_else(|| status::stream_not_found(&name))
     }
 
     async fn create(&self, request: wire::CreateStreamRequest) -> Result<(), wire::Refusal> {
@@ -82,13 +82,13 @@ impl ClientService {
             tags: Default::default(),
         };
         let created = router.create_stream(stream, self.deadline_default).await;
-        created.map_err(refusal::of_router)
+        created.map_err(|e| status::of_router(&e))
     }
 
     async fn delete(&self, request: wire::DeleteStreamRequest) -> Result<(), wire::Refusal> {
         let (router, name) = (self.router()?, stream_name(&request.name)?);
         let deleted = router.delete_stream(&name, self.deadline_default).await;
-        deleted.map_err(refusal::of_router)
+        deleted.map_err(|e| status::of_router(&e))
     }
 
     async fn describe(
@@ -110,7 +110,7 @@ impl ClientService {
         };
         let records = check_records(&stream, shard, request.records)?;
         let handle = open_here(&router, shard)?;
-        let placed = handle.append(records, deadline).await.map_err(refusal::of_append)?;
+        let placed = handle.append(records, deadline).await.map_err(|e| status::of_append(&e))?;
         Ok(placed.first.to_string())
     }
 }
@@ -186,13 +186,13 @@ impl Tristream for ClientService {
 }
 
 fn stream_name(text: &str) -> Result<StreamName, wire::Refusal> {
-    text.parse().map_err(|error| refusal::of(Kind::Invalid, error))
+    text.parse().map_err(|error| status::refusal(Kind::Invalid, error))
 }
 
 /// The open shard on this node.
 fn open_here(router: &Router, shard: &Shard) -> Result<shard::Handle, wire::Refusal> {
     router.local_shard(shard.group).ok_or_else(|| {
-        refusal::not_leader("the shard is not open on this node", router.leader_of(shard.group))
+        status::not_leader("the shard is not open on this node", router.leader_of(shard.group))
     })
 }
 
@@ -218,16 +218,20 @@ impl From<&wire::PutRequest> for Routed {
 /// The shard that the put is for, when the put was routed by what still holds.
 fn find_shard<'a>(stream: &'a Stream, routed: &Routed) -> Result<&'a Shard, wire::Refusal> {
     let known = stream.map_version();
-    let stale = |what| wire::Refusal { map_version: known.0, ..refusal::of(Kind::StaleMap, what) };
+    let stale =
+        |what| wire::Refusal { map_version: known.0, ..status::refusal(Kind::StaleMap, what) };
     if routed.incarnation > stream.incarnation || routed.map_version > known {
         // The caller knows more than this node: routing by this node's map would lead it astray.
-        return Err(refusal::of(Kind::Unavailable, "the node has yet to learn of this shard map"));
+        return Err(status::refusal(
+            Kind::Unavailable,
+            "the node has yet to learn of this shard map",
+        ));
     }
     if routed.incarnation < stream.incarnation {
         return Err(stale("the stream was deleted and created anew"));
     }
     if stream.status == StreamStatus::Deleting {
-        return Err(refusal::stream_not_found(&stream.name));
+        return Err(status::stream_not_found(&stream.name));
     }
     if routed.map_version < known {
         return Err(stale("the shard map has changed"));
@@ -247,7 +251,7 @@ fn check_records(
     shard: &Shard,
     records: Vec<wire::Record>,
 ) -> Result<Vec<Record>, wire::Refusal> {
-    let invalid = |what: String| Err(refusal::of(Kind::Invalid, what));
+    let invalid = |what: String| Err(status::refusal(Kind::Invalid, what));
     if records.is_empty() || records.len() > limits::PUT_RECORDS_COUNT_MAX {
         let max = limits::PUT_RECORDS_COUNT_MAX;
         return invalid(format!("a put has 1 to {max} records, not {}", records.len()));
@@ -256,7 +260,7 @@ fn check_records(
         .into_iter()
         .map(Record::try_from)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| refusal::of(Kind::Invalid, error))?;
+        .map_err(|error| status::refusal(Kind::Invalid, error))?;
     let mut bytes = 0;
     for record in &records {
         if record.bytes() > stream.record_bytes_max {
@@ -271,7 +275,7 @@ fn check_records(
         if !shard.range.contains(record.hash_key()) {
             return Err(wire::Refusal {
                 map_version: stream.map_version().0,
-                ..refusal::of(Kind::StaleMap, "a record's hash key is not in the shard's range")
+                ..status::refusal(Kind::StaleMap, "a record's hash key is not in the shard's range")
             });
         }
     }

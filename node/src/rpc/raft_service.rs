@@ -28,6 +28,7 @@ impl RaftService {
 #[tonic::async_trait]
 impl Raft for RaftService {
     type ReplicateStream = ReceiverStream<Result<wire::ReplicateAnswer, Status>>;
+    type BeatStream = ReceiverStream<Result<wire::ReplicateAnswer, Status>>;
 
     async fn replicate(
         &self,
@@ -37,11 +38,11 @@ impl Raft for RaftService {
         Ok(Response::new(answers))
     }
 
-    async fn heartbeat(
+    async fn beat(
         &self,
-        request: Request<wire::GroupAppend>,
-    ) -> Result<Response<wire::AppendAnswer>, Status> {
-        Ok(Response::new(self.inbound()?.heartbeat(request.into_inner()).await?))
+        request: Request<Streaming<wire::ReplicateFrame>>,
+    ) -> Result<Response<Self::BeatStream>, Status> {
+        Ok(Response::new(self.inbound()?.beat(request.into_inner()).await?))
     }
 
     async fn vote(

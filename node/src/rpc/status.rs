@@ -3,7 +3,7 @@
 //!
 //! Invariant: an error whose effect is unknown becomes `KIND_UNKNOWN` and nothing else does.
 
-use tristream_proto::domain::{MapVersion, NodeId};
+use tristream_proto::domain::{MapVersion, NodeId, StreamName};
 use tristream_proto::wire;
 use tristream_proto::wire::refusal::Kind;
 
@@ -12,16 +12,22 @@ use crate::router;
 use crate::shard::{AppendError, ReadError};
 
 /// A refusal without a leader or a map version.
-pub fn refusal(kind: Kind, message: impl Into<String>) -> wire::Refusal {
-    wire::Refusal { kind: kind.into(), message: message.into(), leader: 0, map_version: 0 }
+pub fn refusal(kind: Kind, message: impl std::fmt::Display) -> wire::Refusal {
+    wire::Refusal { kind: kind.into(), message: message.to_string(), leader: 0, map_version: 0 }
 }
 
 /// The request was routed by another map, or another stream of the name, than this node knows.
-pub fn stale_map(message: impl Into<String>, known: MapVersion) -> wire::Refusal {
+pub fn stale_map(message: impl std::fmt::Display, known: MapVersion) -> wire::Refusal {
     wire::Refusal { map_version: known.0, ..refusal(Kind::StaleMap, message) }
 }
 
-fn not_leader(message: String, leader: Option<NodeId>) -> wire::Refusal {
+/// There is no such stream, or no longer.
+pub fn stream_not_found(name: &StreamName) -> wire::Refusal {
+    refusal(Kind::StreamNotFound, name)
+}
+
+/// Somebody else leads.
+pub fn not_leader(message: impl std::fmt::Display, leader: Option<NodeId>) -> wire::Refusal {
     let leader = leader.map_or(0, |leader| leader.0);
     wire::Refusal { leader, ..refusal(Kind::NotLeader, message) }
 }

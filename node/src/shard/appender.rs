@@ -12,13 +12,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tristream_proto::domain::{
     Batch, NodeId, Record, RecordPosition, SequenceNumber, Shard, Timestamp,
 };
@@ -33,6 +34,8 @@ use crate::raft::{Group, Leadership, Proposal, ProposeError};
 
 /// Entries of one shard on their way at a time: enough to keep the log and the wire busy.
 const FLIGHTS_MAX: usize = 4;
+/// While puts wait, how often is looked whether a majority still answers.
+const TOUCH_INTERVAL: Duration = Duration::from_millis(100);
 const QUEUE_NAME: &str = "shard_waiting_bytes";
 
 /// The Raft group, as the appender needs it.
@@ -47,6 +50,8 @@ pub(super) trait Target: Send + Sync + 'static {
     fn newest_arrival(&self) -> Timestamp;
     /// Who leads.
     fn watch_leader(&self) -> watch::Receiver<Leadership>;
+    /// See [`Group::in_touch`].
+    fn in_touch(&self) -> bool;
 }
 
 impl Target for Group<ShardMachine> {
@@ -65,6 +70,10 @@ impl Target for Group<ShardMachine> {
 
     fn watch_leader(&self) -> watch::Receiver<Leadership> {
         Group::watch_leader(self)
+    }
+
+    fn in_touch(&self) -> bool {
+        Group::in_touch(self)
     }
 }
 
@@ -125,6 +134,7 @@ impl Drop for Inbox {
 pub(super) struct Appender {
     inbox: Arc<Inbox>,
     leader: watch::Receiver<Leadership>,
+    target: Arc<dyn Target>,
     me: NodeId,
 }
 
@@ -140,7 +150,9 @@ impl Appender {
         let inbox =
             Arc::new(Inbox { queue: Mutex::new(Queue::new()), arrived: Notify::new(), depth });
         let leader = target.watch_leader();
-        let appender = Appender { inbox: inbox.clone(), leader: leader.clone(), me };
+        let target: Arc<dyn Target> = Arc::new(target);
+        let appender =
+            Appender { inbox: inbox.clone(), leader: leader.clone(), target: target.clone(), me };
         let owner = Owner {
             inbox,
             leader,
@@ -161,6 +173,9 @@ impl Appender {
         let leader = self.leader.borrow().leader;
         if leader != Some(self.me) {
             return Err(AppendError::NotLeader { leader });
+        }
+        if !self.target.in_touch() {
+            return Err(out_of_touch());
         }
         let (reply, mut answer) = oneshot::channel();
         let id = self.inbox.with(|queue| queue.admit(records, deadline, reply))?;
@@ -242,14 +257,15 @@ enum Event {
     LeaderChanged,
     GroupClosed,
     Arrived,
+    Looked,
 }
 
-struct Owner<T> {
+struct Owner {
     inbox: Arc<Inbox>,
     leader: watch::Receiver<Leadership>,
     me: NodeId,
     clock: Arc<dyn Clock>,
-    target: T,
+    target: Arc<dyn Target>,
     /// The shard's starting number: all others differ in counter and record second.
     first: SequenceNumber,
     stamps: Option<Stamps>,
@@ -257,7 +273,7 @@ struct Owner<T> {
     flights: FuturesUnordered<OnItsWay<(EntryId, Appended)>>,
 }
 
-impl<T: Target> Owner<T> {
+impl Owner {
     async fn run(mut self) {
         loop {
             self.propose_next();
@@ -270,7 +286,7 @@ impl<T: Target> Owner<T> {
                     self.settle(flight, |_| Err(error.clone().into()));
                 }
                 Event::Landed(flight, Ok((id, appended))) => self.landed(flight, id, appended),
-                Event::LeaderChanged | Event::Arrived => {}
+                Event::LeaderChanged | Event::Arrived | Event::Looked => {}
                 Event::GroupClosed => return,
             }
         }
@@ -278,6 +294,7 @@ impl<T: Target> Owner<T> {
 
     async fn next_event(&mut self) -> Event {
         let Owner { inbox, leader, proposing, flights, .. } = self;
+        let somebody_waits = inbox.with(|queue| queue.is_waiting());
         let placed = async {
             match proposing {
                 Some(placing) => {
@@ -297,6 +314,7 @@ impl<T: Target> Owner<T> {
                 Err(_) => Event::GroupClosed,
             },
             () = inbox.arrived.notified() => Event::Arrived,
+            () = sleep(TOUCH_INTERVAL), if somebody_waits => Event::Looked,
         }
     }
 
@@ -307,6 +325,12 @@ impl<T: Target> Owner<T> {
             let leader = leadership.leader;
             let puts = self.inbox.with(Queue::drain);
             answer(puts, &AppendError::NotLeader { leader });
+            return;
+        }
+        // A leader that lost its majority may still be reached by clients. Its entries on their way may
+        // stay there for ever, so what waits behind them is sent elsewhere while there is time.
+        if !self.target.in_touch() {
+            answer(self.inbox.with(Queue::drain), &out_of_touch());
             return;
         }
         // Until the terms before are applied here, the last stamp is not known: puts wait, up to
@@ -361,12 +385,16 @@ impl<T: Target> Owner<T> {
     }
 }
 
-impl<T> Drop for Owner<T> {
+impl Drop for Owner {
     fn drop(&mut self) {
         // Puts on their way end as unknown when their replies are dropped; these had no effect.
         let puts = self.inbox.with(Queue::close);
         answer(puts, &AppendError::Unavailable("the shard is closing".to_owned()));
     }
+}
+
+fn out_of_touch() -> AppendError {
+    AppendError::Unavailable("the leader has lost touch with the majority".to_owned())
 }
 
 fn answer(puts: Vec<Put<Reply>>, error: &AppendError) {

@@ -134,6 +134,11 @@ impl<R> Queue<R> {
         self.held_bytes -= cost_bytes;
     }
 
+    /// Whether a put waits for its entry.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Cost of what waits or is on its way, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes

@@ -25,8 +25,9 @@ pub const GET_RECORDS_BYTES_MAX: usize = 10 << 20;
 pub const ITERATOR_MILLIS_MAX: u64 = 300_000;
 /// Default retention, in hours.
 pub const RETENTION_HOURS_DEFAULT: u32 = 24;
-/// Most open shards of one account. AWS gives 500 or more by region; ours is a bound on Raft groups.
-pub const ACCOUNT_SHARDS_MAX: usize = 1_000;
+/// Most open shards of one cluster. AWS gives 500 or more by region; ours is a bound on Raft groups, each of
+/// which heartbeats for now (docs/decisions/002).
+pub const ACCOUNT_SHARDS_MAX: usize = 200;
 /// Shards of a stream created without a count.
 pub const SHARDS_DEFAULT: u32 = 4;
 /// Most streams in one ListStreams answer, and the default.

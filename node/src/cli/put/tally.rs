@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use serde_json::json;
 use tristream_client::Error;
-use tristream_proto::domain::Effect;
+use tristream_proto::domain::{Effect, SequenceNumber};
 
 use crate::cli::endpoints::fate;
 use crate::cli::screen;
 
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    /// Programs read the outcomes.
+    pub(super) json: bool,
     pub(super) acked: u64,
     acked_bytes: u64,
     not_stored: u64,
@@ -20,6 +22,10 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    pub(super) fn new(json: bool) -> Tally {
+        Tally { json, ..Tally::default() }
+    }
+
     pub(super) fn acked(&mut self, bytes: usize) {
         self.acked += 1;
         self.acked_bytes += bytes as u64;
@@ -38,8 +44,8 @@ impl Tally {
     }
 
     /// JSON goes to standard output, words to standard error.
-    pub(super) fn print(&self, took: Duration, json: bool) -> std::io::Result<()> {
-        if json {
+    pub(super) fn print(&self, took: Duration) -> std::io::Result<()> {
+        if self.json {
             screen::line(self.as_json(took).to_string())
         } else {
             screen::say(self.summary(took));
@@ -79,6 +85,26 @@ impl Tally {
     }
 }
 
+/// What became of one line, for programs. `refused` means: certainly not stored.
+pub(super) fn outcome(line: u64, outcome: &Result<SequenceNumber, Error>) -> serde_json::Value {
+    match outcome {
+        Ok(number) => json!({
+            "line": line,
+            "outcome": "acked",
+            "shard": number.shard.to_string(),
+            "sequence_number": number.to_string(),
+        }),
+        Err(error) => json!({
+            "line": line,
+            "outcome": match error.effect() {
+                Effect::None => "refused",
+                Effect::Unknown => "unknown",
+            },
+            "error": error.to_string(),
+        }),
+    }
+}
+
 /// The line about a line that was not acked.
 pub(super) fn failure(line: u64, error: &Error) -> String {
     format!("line {line} {}: {error}", fate(error))
@@ -87,6 +113,7 @@ pub(super) fn failure(line: u64, error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tristream_proto::domain::ShardId;
 
     #[test]
     fn the_summary_says_what_is_not_known_to_be_stored() {
@@ -111,5 +138,16 @@ mod tests {
     #[test]
     fn an_interrupted_input_is_not_all_acked() {
         assert!(!Tally { interrupted: true, ..Tally::default() }.all_acked());
+    }
+
+    #[test]
+    fn programs_learn_what_became_of_each_line() {
+        let number = SequenceNumber::start_of(ShardId::from(3), 1_790_000_000);
+        let acked = outcome(7, &Ok(number));
+        assert_eq!((&acked["outcome"], &acked["line"]), (&json!("acked"), &json!(7)));
+        assert_eq!(acked["shard"], "shardId-000000000003");
+        assert_eq!(acked["sequence_number"], number.to_string());
+        assert_eq!(outcome(8, &Err(Error::Unknown("cut off".into())))["outcome"], "unknown");
+        assert_eq!(outcome(9, &Err(Error::Invalid("no key".into())))["outcome"], "refused");
     }
 }

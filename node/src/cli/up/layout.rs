@@ -28,6 +28,7 @@ pub(super) struct Layout {
     pub(super) dir: PathBuf,
     /// One per AZ.
     pub(super) places: Vec<Place>,
+    nodes: Vec<NodeAddress>,
 }
 
 /// Where one node lives.
@@ -42,8 +43,8 @@ pub(super) struct Place {
 }
 
 impl Layout {
-    /// Reads the settings in `dir`, and writes those that are missing.
-    pub(super) fn prepare(
+    /// Reads the settings in `dir`, or makes up those of a new folder. Writes nothing.
+    pub(super) fn find(
         dir: &Path,
         port: Option<u16>,
         peer_port: Option<u16>,
@@ -58,9 +59,6 @@ impl Layout {
                 addresses(port.unwrap_or(PORT_DEFAULT), peer_port.unwrap_or(PEER_PORT_DEFAULT))?
             }
         };
-        for az in ZONES {
-            write_missing(dir, az, &nodes)?;
-        }
         let place = |node: &NodeAddress| Place {
             az: node.az.clone(),
             dir: dir.join(&node.az),
@@ -69,12 +67,18 @@ impl Layout {
             kinesis: node.kinesis.clone(),
             peer: node.peer.clone(),
         };
-        Ok(Layout { dir: dir.to_owned(), places: nodes.iter().map(place).collect() })
+        let places = nodes.iter().map(place).collect();
+        Ok(Layout { dir: dir.to_owned(), places, nodes })
+    }
+
+    /// Writes the settings that are missing.
+    pub(super) fn write(&self) -> anyhow::Result<()> {
+        ZONES.iter().try_for_each(|az| write_missing(&self.dir, az, &self.nodes))
     }
 
     /// Fails when a node of this folder runs already, or a port is taken.
     pub(super) fn check_free(&self) -> anyhow::Result<()> {
-        for place in &self.places {
+        for place in self.places.iter().filter(|place| place.dir.is_dir()) {
             let locked = RealDisk.lock(&place.dir);
             if locked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
                 let process = match pid_file::read(&place.dir) {
@@ -216,6 +220,21 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    fn prepare(dir: &Path, port: Option<u16>, peer: Option<u16>) -> anyhow::Result<Layout> {
+        let layout = Layout::find(dir, port, peer)?;
+        layout.write()?;
+        Ok(layout)
+    }
+
+    #[test]
+    fn looking_touches_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let layout = Layout::find(&dir.path().join("new"), Some(7000), None).expect("found");
+        assert_eq!(layout.places.len(), 3);
+        let _ = layout.check_free();
+        assert!(!dir.path().join("new").exists());
+    }
+
     fn kinesis(layout: &Layout) -> Vec<&str> {
         layout.places.iter().map(|place| place.kinesis.as_str()).collect()
     }
@@ -234,7 +253,7 @@ mod tests {
     #[test]
     fn a_node_keeps_its_files_beside_its_settings() {
         let dir = tempfile::tempdir().expect("a folder");
-        let layout = Layout::prepare(dir.path(), None, None).expect("prepared");
+        let layout = prepare(dir.path(), None, None).expect("prepared");
         let config = node::load(&layout.places[2].config).expect("a node reads it");
         let (found, expected) =
             (config.data_dir.canonicalize(), layout.places[2].dir.canonicalize());
@@ -247,13 +266,13 @@ mod tests {
     #[test]
     fn a_second_start_keeps_the_ports_of_the_first() {
         let dir = tempfile::tempdir().expect("a folder");
-        let first = Layout::prepare(dir.path(), Some(7000), Some(8000)).expect("prepared");
+        let first = prepare(dir.path(), Some(7000), Some(8000)).expect("prepared");
         for (port, peer_port) in [(None, None), (Some(7000), None), (Some(7000), Some(8000))] {
-            let second = Layout::prepare(dir.path(), port, peer_port).expect("prepared again");
+            let second = prepare(dir.path(), port, peer_port).expect("prepared again");
             assert_eq!(second.places, first.places);
         }
         for (port, peer_port) in [(Some(7001), None), (None, Some(5567))] {
-            let refused = Layout::prepare(dir.path(), port, peer_port).expect_err("contradicts");
+            let refused = prepare(dir.path(), port, peer_port).expect_err("contradicts");
             assert!(refused.to_string().contains("was made with"), "{refused}");
         }
     }
@@ -261,14 +280,14 @@ mod tests {
     #[test]
     fn what_the_user_changed_in_the_settings_stays() {
         let dir = tempfile::tempdir().expect("a folder");
-        let layout = Layout::prepare(dir.path(), None, None).expect("prepared");
+        let layout = prepare(dir.path(), None, None).expect("prepared");
         let path = &layout.places[0].config;
         let text = fs::read_to_string(path)
             .expect("written")
             .replace("data_dir", "put_deadline_ms = 77\ndata_dir");
         fs::write(path, text).expect("edited");
         fs::remove_file(&layout.places[1].config).expect("lost");
-        Layout::prepare(dir.path(), None, None).expect("prepared again");
+        prepare(dir.path(), None, None).expect("prepared again");
         assert_eq!(node::load(path).expect("readable").put_deadline_ms, 77);
         assert_eq!(node::load(&layout.places[1].config).expect("written anew").az, "az-b");
     }
@@ -276,13 +295,13 @@ mod tests {
     #[test]
     fn settings_that_do_not_agree_are_refused() {
         let dir = tempfile::tempdir().expect("a folder");
-        let layout = Layout::prepare(dir.path(), None, None).expect("prepared");
+        let layout = prepare(dir.path(), None, None).expect("prepared");
         let path = &layout.places[1].config;
         let text = fs::read_to_string(path).expect("written");
         fs::write(path, text.replace("4569", "9999")).expect("edited");
-        assert!(Layout::prepare(dir.path(), None, None).is_err());
+        assert!(prepare(dir.path(), None, None).is_err());
         fs::write(path, text.replacen("az-b", "az-c", 1)).expect("edited");
-        assert!(Layout::prepare(dir.path(), None, None).is_err());
+        assert!(prepare(dir.path(), None, None).is_err());
     }
 
     #[test]
@@ -298,7 +317,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").expect("some port");
         let address = taken.local_addr().expect("bound").to_string();
         let dir = tempfile::tempdir().expect("a folder");
-        let mut layout = Layout::prepare(dir.path(), None, None).expect("prepared");
+        let mut layout = prepare(dir.path(), None, None).expect("prepared");
         for place in &mut layout.places {
             place.kinesis = "127.0.0.1:0".to_owned();
             place.peer = "127.0.0.1:0".to_owned();

@@ -15,10 +15,11 @@ use tristream_proto::domain::{
 };
 use tristream_proto::wire::{self, refusal::Kind, subscribe_request::From as WireFrom};
 
-use super::{ClientService, SUBSCRIBE_EVENTS_MAX, open_here, refusal};
+use super::{ClientService, SUBSCRIBE_EVENTS_MAX, open_here};
 use crate::clock::Clock;
 use crate::metadata::{Stream, StreamStatus};
 use crate::router::Router;
+use crate::rpc::status;
 use crate::shard;
 use crate::tasks::Kind as TaskKind;
 
@@ -57,15 +58,15 @@ impl ClientService {
         let router = self.router()?;
         let stream = self.stream(&router, &request.stream).await?;
         if stream.status == StreamStatus::Deleting {
-            return Err(refusal::stream_not_found(&stream.name));
+            return Err(status::stream_not_found(&stream.name));
         }
         let id = ShardId::from(request.shard_index);
         let shard = stream.map.get(id).ok_or_else(|| {
-            refusal::of(Kind::Invalid, format!("stream {} has no {id}", stream.name))
+            status::refusal(Kind::Invalid, format!("stream {} has no {id}", stream.name))
         })?;
         let from = read_from(shard, request.from)?;
         let handle = open_here(&router, shard)?;
-        let position = handle.seek(from).await.map_err(refusal::of_read)?;
+        let position = handle.seek(from).await.map_err(|e| status::of_read(&e))?;
         // A position past this replica's tip stands: the subscriber has seen what lies before it.
         let position = match from {
             ReadFrom::At(asked) => position.max(asked),
@@ -96,7 +97,7 @@ impl Feed {
             // Marked as seen before the read: what is committed during the read wakes us again.
             self.applied.borrow_and_update();
             let read = self.handle.read(self.position, CHUNK_RECORDS, CHUNK_BYTES).await;
-            let page = read.map_err(refusal::of_read)?;
+            let page = read.map_err(|e| status::of_read(&e))?;
             let (at_tip, moved) = (page.at_tip, page.next > self.position);
             self.position = self.position.max(page.next);
             let silent = page.records.is_empty() && !first;
@@ -122,7 +123,10 @@ impl Feed {
                 Ok(Ok(())) => return Ok(true),
                 Ok(Err(_)) => {
                     self.check_stream()?;
-                    return Err(refusal::of(Kind::Unavailable, "the shard closed on this node"));
+                    return Err(status::refusal(
+                        Kind::Unavailable,
+                        "the shard closed on this node",
+                    ));
                 }
                 Err(_) => {
                     self.check_stream()?;
@@ -165,7 +169,7 @@ impl Feed {
             {
                 Ok(())
             }
-            _ => Err(refusal::stream_not_found(&self.stream.name)),
+            _ => Err(status::stream_not_found(&self.stream.name)),
         }
     }
 }
@@ -194,15 +198,15 @@ fn read_from(shard: &Shard, from: Option<WireFrom>) -> Result<ReadFrom, wire::Re
         Some(WireFrom::AfterSequenceNumber(text)) => {
             Ok(ReadFrom::At(position(shard, &text)?.next()))
         }
-        None => Err(refusal::of(Kind::Invalid, "a subscription says where it begins")),
+        None => Err(status::refusal(Kind::Invalid, "a subscription says where it begins")),
     }
 }
 
 fn position(shard: &Shard, text: &str) -> Result<RecordPosition, wire::Refusal> {
-    let number: SequenceNumber = text.parse().map_err(|e| refusal::of(Kind::Invalid, e))?;
+    let number: SequenceNumber = text.parse().map_err(|e| status::refusal(Kind::Invalid, e))?;
     if number.shard != shard.id || number.creation_second != shard.creation_second {
         let what = format!("{text} belongs to another shard, or to an earlier stream of the name");
-        return Err(refusal::of(Kind::Invalid, what));
+        return Err(status::refusal(Kind::Invalid, what));
     }
     Ok(number.position())
 }

@@ -20,6 +20,7 @@ struct Proposed {
 
 #[derive(Default)]
 struct Script {
+    out_of_touch: bool,
     newest_arrival: Timestamp,
     /// Answers to the next proposals' placing; placed when empty.
     refusals: VecDeque<ProposeError>,
@@ -59,6 +60,10 @@ impl Target for FakeGroup {
 
     fn watch_leader(&self) -> watch::Receiver<Leadership> {
         self.leader.subscribe()
+    }
+
+    fn in_touch(&self) -> bool {
+        !self.script.lock().out_of_touch
     }
 }
 
@@ -316,4 +321,32 @@ async fn when_the_owner_ends_waiting_puts_had_no_effect_and_others_are_unknown()
     assert!(matches!(answer, Err(AppendError::Unavailable(_))), "{answer:?}");
     let late = bench.put_within(&["k"], LONG).await.expect("no panic");
     assert!(matches!(late, Err(AppendError::Unavailable(_))), "{late:?}");
+}
+
+/// A leader cut off from its peers, not from its clients: they must not wait behind what never lands.
+#[tokio::test(start_paused = true)]
+async fn without_a_majority_nobody_waits_behind_what_is_on_its_way() {
+    let bench = bench(leading(3, true));
+    let mut on_their_way = Vec::new();
+    for flight in 0..FLIGHTS_MAX {
+        on_their_way.push(bench.put(&["a"]).await);
+        until(|| bench.group.script.lock().proposed.len() == flight + 1).await;
+    }
+    let waiting = bench.put(&["b"]).await;
+    bench.group.script.lock().out_of_touch = true;
+    let begun = Instant::now();
+    let refused = waiting.await.expect("no panic");
+    assert!(matches!(refused, Err(AppendError::Unavailable(_))), "{refused:?}");
+    let refused = bench.put_within(&["c"], LONG).await.expect("no panic");
+    assert!(matches!(refused, Err(AppendError::Unavailable(_))), "{refused:?}");
+    assert!(begun.elapsed() < LONG / 10, "{:?} of virtual time", begun.elapsed());
+    // What is on its way may yet land.
+    bench.group.script.lock().out_of_touch = false;
+    for (index, put) in on_their_way.into_iter().enumerate() {
+        let proposed = bench.group.script.lock().proposed.pop_front().expect("proposed");
+        let id = EntryId { term: 3, node: ME, index: index as u64 };
+        let appended = Appended { index: id.index, arrival: proposed.batch.arrival, count: 1 };
+        let _ = proposed.outcome.send(Ok((id, appended)));
+        assert!(put.await.expect("no panic").is_ok());
+    }
 }

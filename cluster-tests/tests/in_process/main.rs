@@ -1,0 +1,9 @@
+//! The risky floors, proven on three nodes in one process: durability, partitions, restarts, deletion, overload.
+//! The table in `docs/guarantees.md` says which promise each test shows.
+
+mod deletion;
+mod durability;
+mod overload;
+mod partition;
+mod refusals;
+mod restart;

@@ -1,0 +1,185 @@
+//! Links that break: a leader alone acks nothing, the others go on, and afterwards all agree.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use serde_json::json;
+use tokio::time::Instant;
+use tristream_client::Options;
+use tristream_client::domain::Effect;
+use tristream_cluster_tests::in_process::load::{Fate, Load, put};
+use tristream_cluster_tests::in_process::reading::{
+    check_prefix, judge, kinesis, read_all, read_whole,
+};
+use tristream_cluster_tests::in_process::{Cluster, Storage, wait_until};
+
+const STREAM: &str = "orders";
+
+/// One that asks only the nodes it was given first, and says soon that it failed.
+fn hasty() -> Options {
+    Options {
+        deadline: Duration::from_millis(2_000),
+        attempt_timeout: Duration::from_millis(2_000),
+        ..Options::default()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Cut,
+    Freeze,
+}
+
+/// The leader loses both links while writers go on, some of them through the leader's own HTTP door.
+async fn a_leader_alone(way: Way) -> anyhow::Result<()> {
+    let cluster = Cluster::start(Storage::Simulated).await?;
+    cluster.create_stream(STREAM, 1).await?;
+    let client = cluster.client(&[0, 1, 2], hasty())?;
+    let load = Load::start(&client, STREAM, "w", 6);
+    load.wait_acked(50).await?;
+
+    let old = cluster.leader(&[0, 1, 2], STREAM).await?;
+    let rest: Vec<usize> = (0..3).filter(|seat| *seat != old).collect();
+    match way {
+        Way::Cut => cluster.wires().isolate(old),
+        Way::Freeze => cluster.wires().freeze_out(old),
+    }
+    let cut = Instant::now();
+    let mut alone = Vec::new();
+    while cut.elapsed() < Duration::from_secs(4) {
+        let number = alone.len();
+        let data = format!("alone/{number}");
+        let body = json!({
+            "StreamName": STREAM,
+            "PartitionKey": "alone",
+            "Data": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data),
+        });
+        let answer =
+            kinesis(cluster.kinesis(old), "PutRecord", &body, Duration::from_secs(8)).await?;
+        ensure!(answer.status >= 500, "a leader alone answered {answer:?}");
+        alone.push(answer);
+    }
+    ensure!(!alone.is_empty());
+    load.wait_acked(50).await.context("the others go on")?;
+    let new = cluster.leader(&rest, STREAM).await?;
+    ensure!(new != old, "{new} leads on alone");
+
+    cluster.wires().rejoin(old);
+    load.wait_acked(50).await.context("healed")?;
+    let attempts = load.finish().await?;
+    let mut all = Vec::new();
+    for seat in 0..3 {
+        let mut read = read_whole(cluster.kinesis(seat), STREAM).await?;
+        all.push(read.records.clone());
+        // What went to the leader alone may be there or not, but not twice.
+        let mut lonely: Vec<String> = Vec::new();
+        read.records.retain(|record| {
+            if record.key == "alone" {
+                lonely.push(record.data.clone());
+            }
+            record.key != "alone"
+        });
+        let count = lonely.len();
+        lonely.sort();
+        lonely.dedup();
+        ensure!(lonely.len() == count, "node {seat} has a put twice: {lonely:?}");
+        judge(&attempts, &read).with_context(|| format!("as node {seat} reads"))?;
+    }
+    ensure!(all[0] == all[1] && all[1] == all[2], "replicas disagree");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_cut_off_acks_nothing_and_the_rest_agree() -> anyhow::Result<()> {
+    a_leader_alone(Way::Cut).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_frozen_out_acks_nothing_and_the_rest_agree() -> anyhow::Result<()> {
+    a_leader_alone(Way::Freeze).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_survivor_refuses_puts_and_serves_what_it_has() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(Storage::Simulated).await?;
+    cluster.create_stream(STREAM, 1).await?;
+    let client = cluster.client(&[0, 1, 2], Options::default())?;
+    let load = Load::start(&client, STREAM, "w", 4);
+    load.wait_acked(100).await?;
+    let attempts = load.finish().await?;
+
+    let leader = cluster.leader(&[0, 1, 2], STREAM).await?;
+    // Once the leader survives, once a follower does.
+    for survivor in [leader, (leader + 1) % 3] {
+        let gone: Vec<usize> = (0..3).filter(|seat| *seat != survivor).collect();
+        for &seat in &gone {
+            cluster.crash(seat).await?;
+        }
+        let client = cluster.client(&[survivor], hasty())?;
+        // The first ones may be on their way when the leader notices that it is alone.
+        let mut refused = 0;
+        let begun = Instant::now();
+        while refused < 3 {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(30),
+                "puts are never refused for certain"
+            );
+            let asked = Instant::now();
+            let outcome = put(&client, STREAM, "k", Bytes::from_static(b"never/0")).await;
+            let error = outcome.err().context("acked by one of three")?;
+            ensure!(asked.elapsed() < Duration::from_secs(6), "the deadline was 2 s: {error}");
+            refused += u32::from(error.effect() == Effect::None);
+        }
+        let mut read = read_all(cluster.kinesis(survivor), STREAM).await?;
+        ensure!(read.stale, "node {survivor} does not say that it may be behind");
+        read.records.retain(|record| record.key != "k");
+        check_prefix(&attempts, &read)?;
+        // Everything but what was committed a moment ago is known everywhere.
+        ensure!(read.records.len() > 50, "only {} records", read.records.len());
+        for &seat in &gone {
+            cluster.run(seat).await?;
+        }
+        cluster.wait_ready(&[0, 1, 2]).await?;
+        let mut read = read_whole(cluster.kinesis(survivor), STREAM).await?;
+        let before = read.records.len();
+        read.records.retain(|record| record.key != "k");
+        println!("{} of the doubtful puts are there", before - read.records.len());
+        judge(&attempts, &read)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_that_break_all_the_time_lose_and_repeat_nothing() -> anyhow::Result<()> {
+    let cluster = Cluster::start(Storage::Simulated).await?;
+    cluster.create_stream(STREAM, 2).await?;
+    let client = cluster.client(&[0, 1, 2], Options::default())?;
+    let load = Load::start(&client, STREAM, "w", 8);
+    load.wait_acked(20).await?;
+    for round in 0..40 {
+        let (a, b) = [(0, 1), (1, 2), (0, 2)][round % 3];
+        cluster.wires().cut(a, b);
+        tokio::time::sleep(Duration::from_millis([0, 20, 300, 5][round % 4])).await;
+        cluster.wires().heal(a, b);
+        tokio::time::sleep(Duration::from_millis([50, 0, 150][round % 3])).await;
+    }
+    load.wait_acked(100).await.context("healed")?;
+    let attempts = load.finish().await?;
+    ensure!(attempts.iter().any(|attempt| matches!(attempt.fate, Fate::Acked(_))));
+    for seat in 0..3 {
+        let read = read_whole(cluster.kinesis(seat), STREAM).await?;
+        judge(&attempts, &read).with_context(|| format!("as node {seat} reads"))?;
+    }
+    // Replication to every peer goes on by itself, also where nobody writes.
+    cluster.create_stream("later", 3).await?;
+    wait_until("every replica has the new stream", async || {
+        let mut whole = true;
+        for seat in 0..3 {
+            let read = read_all(cluster.kinesis(seat), "later").await;
+            whole &= read.is_ok_and(|read| !read.stale);
+        }
+        whole
+    })
+    .await
+}
