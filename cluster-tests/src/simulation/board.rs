@@ -55,9 +55,12 @@ struct State {
     phase: Phase,
     history: History,
     calm_acks: BTreeSet<String>,
+    /// A stream was created and deleted, all in the calm.
+    calm_cycle: bool,
     counts: BTreeMap<String, u64>,
     /// What the auditor waits for.
     waits_for: String,
+    operator_waits_for: String,
 }
 
 impl Board {
@@ -66,8 +69,10 @@ impl Board {
             phase: Phase::Forming,
             history: History::new(),
             calm_acks: BTreeSet::new(),
+            calm_cycle: false,
             counts: BTreeMap::new(),
             waits_for: "nothing yet".to_owned(),
+            operator_waits_for: "nothing yet".to_owned(),
         };
         let shard_count = 1 + (seed % 4) as u32;
         let stream = "orders".parse()?;
@@ -83,9 +88,27 @@ impl Board {
         self.state.lock().phase = phase;
     }
 
-    /// Whether every shard has taken a put since the calm began.
-    pub(super) fn puts_flow(&self) -> bool {
-        self.state.lock().calm_acks.len() == self.shard_count as usize
+    /// What of a healthy cluster has not been seen since the calm began.
+    pub(super) fn unhealed(&self) -> Option<String> {
+        let state = self.state.lock();
+        let (acked, all) = (state.calm_acks.len(), self.shard_count as usize);
+        if acked < all {
+            return Some(format!(
+                "{acked} of {all} shards have taken a put: {:?}",
+                state.calm_acks
+            ));
+        }
+        let waits = || format!("the operator waits for {}", state.operator_waits_for);
+        (!state.calm_cycle).then(waits)
+    }
+
+    pub(super) fn cycled_in_calm(&self) {
+        self.state.lock().calm_cycle = true;
+    }
+
+    pub(super) fn operator_waits_for(&self, what: String) {
+        tracing::info!(what, "the operator waits");
+        self.state.lock().operator_waits_for = what;
     }
 
     pub(super) fn waits_for(&self) -> String {

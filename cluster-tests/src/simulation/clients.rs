@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The reader that reads while everything happens.
 const LIVE: &str = "live";
 
-fn native_client() -> Result<Client, Error> {
+pub(super) fn native_client() -> Result<Client, Error> {
     let connect = |address: String| async move {
         let stream = SimulatedNet.connect(&address).await?;
         Ok::<_, io::Error>(Box::new(stream) as Connection)

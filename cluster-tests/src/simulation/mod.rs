@@ -10,6 +10,7 @@
 //! | network, clock and randomness of a node | `world.rs` |
 //! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
+//! | somebody who creates and deletes streams | `operator.rs` |
 //! | what clients share with the run | `board.rs` |
 //! | producers and readers, and the last reading of every replica | `clients.rs` |
 //! | what the run logs, as a hash | `trace.rs` |
@@ -21,6 +22,7 @@ mod clients;
 mod cluster;
 mod fault;
 mod kinesis;
+mod operator;
 mod report;
 mod run;
 mod trace;

@@ -27,13 +27,14 @@ pub struct Report {
 }
 
 /// What must have happened somewhere in a sweep, besides a fault of each kind.
-const MUST_HAPPEN: [&str; 6] = [
+const MUST_HAPPEN: [&str; 7] = [
     "acked_records",
     "terms",
     "restarts",
     "writes_torn",
     "records_read_live",
     "records_read_by_iterator",
+    "streams_cycled",
 ];
 
 /// Several seeds.

@@ -12,9 +12,9 @@ use super::board::{Board, Phase};
 use super::clients;
 use super::cluster::Cluster;
 use super::fault::{Event, schedule};
-use super::kinesis;
 use super::report::Report;
 use super::trace::Trace;
+use super::{kinesis, operator};
 use crate::promises;
 
 /// The cluster forms, and the stream is active, within this time.
@@ -82,6 +82,7 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     }
     cluster.add_client("http-producer", kinesis::producer(seed, board.clone()));
     cluster.add_client("reader", clients::reader(board.clone()));
+    cluster.add_client("operator", operator::operator(seed, board.clone()));
     cluster.add_client("http-reader", kinesis::reader(seed, board.clone()));
     cluster.add_client("auditor", clients::auditor(board.clone()));
 
@@ -130,8 +131,9 @@ fn phases(
     cluster.mend();
     board.enter(Phase::Calm);
     until(cluster, CALM_MIN_MS, board, |_| false)?;
-    if !until(cluster, CALM_MAX_MS, board, Board::puts_flow)? {
-        return Err(format!("puts do not flow {CALM_MAX_MS} ms after the last fault"));
+    if !until(cluster, CALM_MAX_MS, board, |board| board.unhealed().is_none())? {
+        let what = board.unhealed().unwrap_or_default();
+        return Err(format!("not healed {CALM_MAX_MS} ms after the last fault: {what}"));
     }
     board.enter(Phase::Audit);
     if !until(cluster, AUDIT_MAX_MS, board, |board| board.phase() == Phase::Done)? {

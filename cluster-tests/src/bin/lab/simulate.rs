@@ -31,6 +31,9 @@ pub(super) struct Arguments {
     /// One JSON report per seed and one of the sum, instead of words.
     #[arg(long)]
     json: bool,
+    /// Run each seed in two processes, and fail when they are not the same to the last line of debugging.
+    #[arg(long)]
+    twice: bool,
     /// Also fail when a kind of fault never hit, or nothing was torn, restarted or elected.
     #[arg(long)]
     cover: bool,
@@ -132,7 +135,7 @@ pub(super) fn sweep(arguments: &Arguments) -> anyhow::Result<bool> {
                     return Ok(());
                 }
                 let began = Instant::now();
-                let report = in_a_process(seed, &arguments.run)?;
+                let report = arguments.one(seed)?;
                 let mut sum = sum.lock().unwrap_or_else(|broken| broken.into_inner());
                 sum.add(&report);
                 show(&report, began.elapsed(), arguments)?;
@@ -155,6 +158,21 @@ pub(super) fn sweep(arguments: &Arguments) -> anyhow::Result<bool> {
         complain(&format!("never happened: {}", missing.join(", ")));
     }
     Ok(sum.broken.is_empty() && missing.is_empty())
+}
+
+impl Arguments {
+    fn one(&self, seed: u64) -> anyhow::Result<Report> {
+        if !self.twice {
+            return in_a_process(seed, &self.run);
+        }
+        let run = Run { full: true, ..self.run.clone() };
+        let (mut first, second) = (in_a_process(seed, &run)?, in_a_process(seed, &run)?);
+        if first != second {
+            let (one, other) = (&first.hash, &second.hash);
+            first.violations.push(format!("two runs differ: {one} and {other}"));
+        }
+        Ok(first)
+    }
 }
 
 /// A process that dies without a report broke something too.
