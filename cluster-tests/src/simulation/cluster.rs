@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(1);
 const LATENCY_MIN: Duration = Duration::from_micros(300);
 /// Syncs of a disk in health.
 const SYNC_MIN: Duration = Duration::from_micros(100);
-const SYNC_MAX: Duration = Duration::from_millis(3);
+const SYNC_MAX_MS: [u64; 4] = [1, 3, 10, 30];
 /// A node that was asked to stop and has not is killed after this long.
 const STOP_MAX_MS: u64 = 15_000;
 
@@ -73,6 +73,7 @@ enum Undo {
     Start(usize),
     Join(usize, usize),
     Latency(usize),
+    Loss(usize),
     SyncTime(usize),
     Release(usize),
     /// Kills the life of this number, if it has not stopped.
@@ -87,6 +88,7 @@ pub(super) struct Cluster {
     clients: Vec<String>,
     random: SmallRng,
     latency_max: Duration,
+    sync_max: Duration,
     now: u64,
     undo: BTreeMap<(u64, u64), Undo>,
     undo_made: u64,
@@ -103,6 +105,7 @@ impl Cluster {
     pub(super) fn new(seed: u64) -> Cluster {
         let mut random = SmallRng::seed_from_u64(seed ^ 0xc1);
         let latency_max = Duration::from_millis(random.random_range(2..30));
+        let sync_max = Duration::from_millis(SYNC_MAX_MS[random.random_range(0..4)]);
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(seed)
@@ -123,6 +126,7 @@ impl Cluster {
             clients: Vec::new(),
             random,
             latency_max,
+            sync_max,
             now: 0,
             undo: BTreeMap::new(),
             undo_made: 0,
@@ -137,7 +141,7 @@ impl Cluster {
 
     fn add_node(&mut self, node: usize, seed: u64, log: Log) {
         let disk = SimulatedDisk::new();
-        disk.set_sync_latency(self.random.random(), SYNC_MIN, SYNC_MAX);
+        disk.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
         let place = Arc::new(Place {
             node,
             seed,
@@ -230,6 +234,11 @@ impl Cluster {
             Fault::OneWay { from, to, lasts } => self.cut(from, to, lasts),
             Fault::Bridge { a, b, lasts } => self.cut(a, b, lasts) | self.cut(b, a, lasts),
             Fault::Delay { node, up_to, lasts } => self.delay(node, up_to, lasts),
+            Fault::Loss { node, permille, lasts } => {
+                self.set_loss(node, f64::from(permille) / 1000.0);
+                self.after(lasts, Undo::Loss(node));
+                self.runs(node)
+            }
             Fault::SlowSync { node, up_to, lasts } => {
                 let (seed, max) = (self.random.random(), Duration::from_millis(up_to));
                 self.places[node].disk.set_sync_latency(seed, max / 4, max);
@@ -349,6 +358,12 @@ impl Cluster {
         }
     }
 
+    fn set_loss(&mut self, node: usize, rate: f64) {
+        for other in (0..3).filter(|other| *other != node) {
+            self.sim.set_link_fail_rate(AZS[node], AZS[other], rate);
+        }
+    }
+
     fn undo(&mut self, undo: Undo) {
         match undo {
             Undo::Start(node) if !self.runs(node) => {
@@ -364,9 +379,10 @@ impl Cluster {
                 }
             }
             Undo::Latency(node) => self.set_latency(node, self.latency_max),
+            Undo::Loss(node) => self.set_loss(node, 0.0),
             Undo::SyncTime(node) => {
                 let seed = self.random.random();
-                self.places[node].disk.set_sync_latency(seed, SYNC_MIN, SYNC_MAX);
+                self.places[node].disk.set_sync_latency(seed, SYNC_MIN, self.sync_max);
             }
             Undo::Release(node) => {
                 if self.places[node].disk.waiting_syncs() > 0 {

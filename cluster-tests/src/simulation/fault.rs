@@ -26,6 +26,9 @@ pub enum Fault {
     Bridge { a: usize, b: usize, lasts: u64 },
     /// Messages to and from a node take up to this long.
     Delay { node: usize, up_to: u64, lasts: u64 },
+    /// Of a thousand messages to and from a node so many are lost; nothing sends them again, so their
+    /// connections hang until somebody gives up.
+    Loss { node: usize, permille: u32, lasts: u64 },
     /// Syncs of a node take up to this long.
     SlowSync { node: usize, up_to: u64, lasts: u64 },
     /// Syncs of a node do not end before this is over.
@@ -40,7 +43,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind, as [`Fault::kind`] names it.
-    pub const KINDS: [&str; 13] = [
+    pub const KINDS: [&str; 14] = [
         "power_loss",
         "power_loss_unsynced",
         "process_crash",
@@ -49,6 +52,7 @@ impl Fault {
         "one_way",
         "bridge",
         "delay",
+        "loss",
         "slow_sync",
         "stalled_sync",
         "failed_sync",
@@ -67,11 +71,12 @@ impl Fault {
             Fault::OneWay { .. } => 5,
             Fault::Bridge { .. } => 6,
             Fault::Delay { .. } => 7,
-            Fault::SlowSync { .. } => 8,
-            Fault::StalledSync { .. } => 9,
-            Fault::FailedSync { .. } => 10,
-            Fault::ClockJump { .. } => 11,
-            Fault::ClockDrift { .. } => 12,
+            Fault::Loss { .. } => 8,
+            Fault::SlowSync { .. } => 9,
+            Fault::StalledSync { .. } => 10,
+            Fault::FailedSync { .. } => 11,
+            Fault::ClockJump { .. } => 12,
+            Fault::ClockDrift { .. } => 13,
         };
         Fault::KINDS[place]
     }
@@ -105,7 +110,7 @@ fn draw(random: &mut SmallRng) -> Fault {
     let other = (node + random.random_range(1..3)) % 3;
     let lasts = random.random_range(100..4_000);
     let back_after = back_after(random);
-    match random.random_range(0..16) {
+    match random.random_range(0..17) {
         0 | 1 => Fault::PowerLoss { nodes: some_nodes(random, node), back_after },
         2..=4 => Fault::PowerLossUnsynced { nodes: some_nodes(random, node), back_after },
         5 => Fault::ProcessCrash { node, back_after },
@@ -117,7 +122,8 @@ fn draw(random: &mut SmallRng) -> Fault {
         11 => Fault::SlowSync { node, up_to: random.random_range(10..200), lasts },
         12 => Fault::StalledSync { node, lasts },
         13 => Fault::FailedSync { node },
-        14 => Fault::ClockJump { node, by: random.random_range(-5_000..5_000) },
+        14 => Fault::Loss { node, permille: random.random_range(1..80), lasts },
+        15 => Fault::ClockJump { node, by: random.random_range(-5_000..5_000) },
         _ => Fault::ClockDrift { node, ppm: random.random_range(-20_000..20_000) },
     }
 }
