@@ -120,6 +120,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "they are what is tested")]
     fn clocks_stand_where_they_are_put() {
         on_a_thread(|| {
             replace(1);

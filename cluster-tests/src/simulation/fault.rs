@@ -99,10 +99,27 @@ pub fn schedule(seed: u64, span_ms: u64) -> Vec<Event> {
     let mut events = Vec::new();
     let mut at = random.random_range(100..1_500);
     while at < span_ms {
-        events.push(Event { at, fault: draw(&mut random) });
+        let fault = draw(&mut random);
+        let again = power_lost_again(&mut random, at, &fault);
+        events.push(Event { at, fault });
+        events.extend(again);
         at += random.random_range(50..pause_max);
     }
+    events.sort_by_key(|event| event.at);
     events
+}
+
+/// Now and then the power fails once more while a node recovers, when what it writes decides what it is.
+fn power_lost_again(random: &mut SmallRng, at: u64, fault: &Fault) -> Option<Event> {
+    let (Fault::PowerLoss { nodes, back_after } | Fault::PowerLossUnsynced { nodes, back_after }) =
+        fault
+    else {
+        return None;
+    };
+    let at = at + back_after + random.random_range(0..20);
+    let fault =
+        Fault::PowerLossUnsynced { nodes: nodes.clone(), back_after: self::back_after(random) };
+    random.random_bool(0.3).then_some(Event { at, fault })
 }
 
 fn draw(random: &mut SmallRng) -> Fault {

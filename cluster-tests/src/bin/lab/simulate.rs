@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use tokio::time::Instant;
 use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Settings, Sum};
 
 /// Real time that one seed may take.
