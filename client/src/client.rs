@@ -63,7 +63,7 @@ impl Client {
         options: Options,
     ) -> Result<Client, Error> {
         let addresses = addresses.into_iter().map(Into::into).collect();
-        let connections = Connections::new(addresses, options.connect_timeout)?;
+        let connections = Connections::new(addresses, &options)?;
         let random = Mutex::new(SmallRng::from_os_rng());
         let inner = Inner { options, connections, maps: MapCache::default(), random };
         Ok(Client { inner: Arc::new(inner) })

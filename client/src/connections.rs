@@ -12,7 +12,9 @@ use tristream_proto::domain::{NodeId, limits};
 use tristream_proto::wire;
 use tristream_proto::wire::tristream_client::TristreamClient;
 
+use crate::connector::Connector;
 use crate::error::Error;
+use crate::options::Options;
 
 /// A node that is silent for an interval is asked for a sign of life; without one the connection is
 /// dropped, so that a call to a node that is cut off does not wait for its whole deadline.
@@ -28,6 +30,7 @@ pub(crate) type Stub = TristreamClient<Channel>;
 
 pub(crate) struct Connections {
     connect_timeout: Duration,
+    connector: Option<Connector>,
     given: Vec<String>,
     state: Mutex<State>,
 }
@@ -42,7 +45,7 @@ struct State {
 
 impl Connections {
     /// Checks the addresses (`host:port`, or a URL with `http://`); connects to none.
-    pub(crate) fn new(given: Vec<String>, connect_timeout: Duration) -> Result<Self, Error> {
+    pub(crate) fn new(given: Vec<String>, options: &Options) -> Result<Self, Error> {
         let given: Vec<String> = given
             .into_iter()
             .map(|address| address.trim().trim_start_matches("http://").to_owned())
@@ -50,8 +53,12 @@ impl Connections {
         if given.is_empty() {
             return Err(Error::Invalid("no address of any node was given".to_owned()));
         }
-        let connections =
-            Connections { connect_timeout, given, state: Mutex::new(State::default()) };
+        let connections = Connections {
+            connect_timeout: options.connect_timeout,
+            connector: options.connector.clone(),
+            given,
+            state: Mutex::new(State::default()),
+        };
         for address in &connections.given {
             let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
             if port.is_none() || connections.endpoint(address).is_err() {
@@ -111,7 +118,11 @@ impl Connections {
                 if state.channels.len() >= CHANNELS_MAX {
                     state.channels.clear();
                 }
-                let channel = self.endpoint(address)?.connect_lazy();
+                let endpoint = self.endpoint(address)?;
+                let channel = match &self.connector {
+                    Some(connector) => connector.channel(&endpoint, address),
+                    None => endpoint.connect_lazy(),
+                };
                 state.channels.insert(address.to_owned(), channel.clone());
                 channel
             }
@@ -140,7 +151,7 @@ mod tests {
     use super::*;
 
     fn connections(given: &[&str]) -> Result<Connections, Error> {
-        Connections::new(given.iter().map(|s| s.to_string()).collect(), Duration::from_secs(1))
+        Connections::new(given.iter().map(|s| s.to_string()).collect(), &Options::default())
     }
 
     #[test]

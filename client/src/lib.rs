@@ -13,6 +13,7 @@
 
 mod client;
 mod connections;
+mod connector;
 mod consumer;
 mod error;
 mod lanes;
@@ -25,6 +26,7 @@ mod subscription;
 mod tests;
 
 pub use client::{Client, StreamSummary};
+pub use connector::{Connection, Connector};
 pub use consumer::Consumer;
 pub use error::Error;
 pub use map_cache::{StreamDescription, StreamStatus};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tristream_proto::domain::limits;
 
+use crate::connector::Connector;
+
 /// Settings of a client. `Options::default()` suits a cluster in one region.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -28,6 +30,8 @@ pub struct Options {
     pub request_records_max: usize,
     /// A request to a shard takes no further record past this size, in bytes.
     pub request_bytes_max: usize,
+    /// Opens connections in another way than over the operating system's TCP.
+    pub connector: Option<Connector>,
 }
 
 impl Default for Options {
@@ -43,6 +47,7 @@ impl Default for Options {
             waiting_bytes_max: 64 << 20,
             request_records_max: limits::PUT_RECORDS_COUNT_MAX,
             request_bytes_max: limits::BATCH_BYTES_TARGET,
+            connector: None,
         }
     }
 }

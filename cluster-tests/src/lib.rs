@@ -22,6 +22,7 @@
 //! | the AWS CLI pointed at a node | `aws_cli.rs` |
 //! | run a command within a bound | `command.rs` |
 //! | many producers, outcomes recorded | `workload.rs` |
+//! | whole clusters in simulation, from a seed | `simulation/` |
 
 pub mod admin;
 pub mod aws_cli;
@@ -34,4 +35,6 @@ pub mod processes;
 pub mod promises;
 pub mod raw_http;
 pub mod sdk;
+#[cfg(target_os = "linux")]
+pub mod simulation;
 pub mod workload;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// More than any answer of a test.
@@ -48,9 +48,28 @@ pub async fn kinesis(
     body: &Value,
     limit: Duration,
 ) -> anyhow::Result<Answer> {
-    let target = format!("Kinesis_20131202.{operation}");
-    let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", &target)];
-    send(address, "POST", "/", &headers, &serde_json::to_vec(body)?, limit).await
+    let target = target(operation);
+    send(address, "POST", "/", &kinesis_headers(&target), &serde_json::to_vec(body)?, limit).await
+}
+
+/// The same over a connection that is already open.
+pub async fn kinesis_over(
+    connection: impl AsyncRead + AsyncWrite + Unpin,
+    address: &str,
+    operation: &str,
+    body: &Value,
+) -> anyhow::Result<Answer> {
+    let target = target(operation);
+    let body = serde_json::to_vec(body)?;
+    parse(&exchange(connection, address, "POST", "/", &kinesis_headers(&target), &body).await?)
+}
+
+fn target(operation: &str) -> String {
+    format!("Kinesis_20131202.{operation}")
+}
+
+fn kinesis_headers(target: &str) -> [(&str, &str); 2] {
+    [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)]
 }
 
 /// Sends one request and reads the answer to its end, all within `limit`.
@@ -62,6 +81,26 @@ pub async fn send(
     body: &[u8],
     limit: Duration,
 ) -> anyhow::Result<Answer> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        exchange(stream, address, method, path, headers, body).await
+    };
+    let raw = tokio::time::timeout(limit, exchange)
+        .await
+        .with_context(|| format!("{method} {address}{path}: no answer in {limit:?}"))?
+        .with_context(|| format!("{method} {address}{path}"))?;
+    parse(&raw).with_context(|| format!("{method} {address}{path}"))
+}
+
+/// Gives back every byte of the answer.
+async fn exchange(
+    mut connection: impl AsyncRead + AsyncWrite + Unpin,
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> anyhow::Result<Vec<u8>> {
     let mut request = format!(
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
         body.len()
@@ -70,19 +109,11 @@ pub async fn send(
         request.push_str(&format!("{name}: {value}\r\n"));
     }
     request.push_str("\r\n");
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(request.as_bytes()).await?;
-        stream.write_all(body).await?;
-        let mut raw = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut raw).await?;
-        anyhow::Ok(raw)
-    };
-    let raw = tokio::time::timeout(limit, exchange)
-        .await
-        .with_context(|| format!("{method} {address}{path}: no answer in {limit:?}"))?
-        .with_context(|| format!("{method} {address}{path}"))?;
-    parse(&raw).with_context(|| format!("{method} {address}{path}"))
+    connection.write_all(request.as_bytes()).await?;
+    connection.write_all(body).await?;
+    let mut raw = Vec::new();
+    connection.take(ANSWER_BYTES_MAX).read_to_end(&mut raw).await?;
+    Ok(raw)
 }
 
 fn parse(raw: &[u8]) -> anyhow::Result<Answer> {

@@ -1,6 +1,7 @@
 //! What every disk must do: one suite, run on the real and on the simulated disk.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -142,6 +143,20 @@ async fn a_failed_sync_loses_what_later_syncs_claim() {
 }
 
 #[tokio::test]
+async fn a_lying_disk_is_found_out_by_a_power_loss() {
+    let mut lost = 0;
+    for seed in 0..50 {
+        let disk = SimulatedDisk::new();
+        let file = at_risk(&disk).await;
+        disk.lie();
+        file.sync().await.unwrap();
+        disk.power_loss(seed);
+        lost += usize::from(content(&disk).await.len() < 12_000);
+    }
+    assert!(lost > 0);
+}
+
+#[tokio::test]
 async fn an_unsynced_name_may_be_lost() {
     let mut lost = 0;
     for seed in 0..50 {
@@ -178,6 +193,29 @@ async fn held_syncs_wait() {
     disk.release_syncs();
     sync.await.unwrap();
     assert_eq!(disk.waiting_syncs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_while_a_sync_runs_waits_for_the_next() {
+    let mut lost = 0;
+    for seed in 0..50 {
+        let disk = SimulatedDisk::new();
+        let file = at_risk(&disk).await;
+        disk.set_sync_latency(seed, Duration::from_millis(1), Duration::from_millis(9));
+        let mut sync = file.sync();
+        assert!(futures::poll!(&mut sync).is_pending());
+        file.write_at(12_000, vec![Bytes::from(vec![3; 100])]).await.unwrap();
+        sync.await.unwrap();
+        assert_eq!(disk.unsynced_bytes(), 100);
+        disk.power_loss(seed);
+        let damage = disk.damage();
+        assert_eq!(damage.lost + damage.kept + damage.torn, 1);
+        let content = content(&disk).await;
+        assert!(content.len() >= 12_000, "synced");
+        assert_eq!(content.iter().filter(|byte| **byte == 3).count() > 0, damage.lost == 0);
+        lost += damage.lost;
+    }
+    assert!(lost > 0);
 }
 
 #[tokio::test]

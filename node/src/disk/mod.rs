@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use real::RealDisk;
-pub use simulated::SimulatedDisk;
+pub use simulated::{Damage, SimulatedDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

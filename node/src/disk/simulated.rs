@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -48,8 +49,20 @@ struct Content {
     now: Vec<u8>,
     /// What is certain to survive.
     durable: Vec<u8>,
-    /// Changes since the last sync.
-    unsynced: Vec<Change>,
+    /// Changes since the last sync, numbered by their order.
+    unsynced: Vec<(u64, Change)>,
+    next_change: u64,
+}
+
+/// What power losses did to the writes that were not synced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Gone whole.
+    pub lost: u32,
+    /// There whole, although nobody promised.
+    pub kept: u32,
+    /// There in part: a beginning, or some of the sectors.
+    pub torn: u32,
 }
 
 #[derive(Clone)]
@@ -65,14 +78,26 @@ struct State {
     dirs: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
-    unsynced_names: Vec<NameChange>,
+    /// Numbered by their order.
+    unsynced_names: Vec<(u64, NameChange)>,
+    next_name_change: u64,
     locks: BTreeMap<PathBuf, u64>,
     /// Counts crashes: handles of an earlier life are dead.
     life: u64,
     capacity_bytes: u64,
     failing_syncs: u32,
+    lies: bool,
     syncs: u64,
     waiting_syncs: usize,
+    latency: Option<Latency>,
+    damage: Damage,
+}
+
+/// How long syncs take.
+struct Latency {
+    random: SmallRng,
+    min: Duration,
+    max: Duration,
 }
 
 impl Default for SimulatedDisk {
@@ -109,12 +134,38 @@ impl SimulatedDisk {
         let mut random = SmallRng::seed_from_u64(seed);
         let kept = random.random_range(0..=state.unsynced_names.len());
         let changes = std::mem::take(&mut state.unsynced_names);
-        changes[..kept].iter().for_each(|change| apply_name(&mut state.durable_names, change));
-        state.names = state.durable_names.clone();
-        for content in state.files.values_mut() {
-            content.lose_power(&mut random);
+        for (_, change) in &changes[..kept] {
+            apply_name(&mut state.durable_names, change);
         }
+        state.names = state.durable_names.clone();
+        let mut damage = state.damage;
+        for content in state.files.values_mut() {
+            content.lose_power(&mut random, &mut damage);
+        }
+        state.damage = damage;
         state.forget_unnamed();
+    }
+
+    /// What all power losses so far have done.
+    pub fn damage(&self) -> Damage {
+        self.inner.state.lock().damage
+    }
+
+    /// From now on a sync takes from `min` to `max`, by `seed`, in tokio's time. What is written while it
+    /// runs waits for the next one.
+    pub fn set_sync_latency(&self, seed: u64, min: Duration, max: Duration) {
+        let random = SmallRng::seed_from_u64(seed);
+        self.inner.state.lock().latency = Some(Latency { random, min, max });
+    }
+
+    /// Bytes written and not yet synced, in all files.
+    pub fn unsynced_bytes(&self) -> u64 {
+        let state = self.inner.state.lock();
+        let bytes = |(_, change): &(u64, Change)| match change {
+            Change::Write { bytes, .. } => bytes.len() as u64,
+            Change::Cut { .. } => 0,
+        };
+        state.files.values().flat_map(|content| &content.unsynced).map(bytes).sum()
     }
 
     /// The next `count` syncs of files answer with an I/O error. What they were to make durable is
@@ -122,6 +173,11 @@ impl SimulatedDisk {
     /// shows that it never reached the disk.
     pub fn fail_syncs(&self, count: u32) {
         self.inner.state.lock().failing_syncs = count;
+    }
+
+    /// From now on syncs of files answer `Ok` and make nothing durable.
+    pub fn lie(&self) {
+        self.inner.state.lock().lies = true;
     }
 
     /// Syncs wait until `release_syncs`.
@@ -179,7 +235,7 @@ impl State {
     fn forget_unnamed(&mut self) {
         let mut named: BTreeSet<u64> = self.names.values().copied().collect();
         named.extend(self.durable_names.values());
-        named.extend(self.unsynced_names.iter().filter_map(|change| match change {
+        named.extend(self.unsynced_names.iter().filter_map(|(_, change)| match change {
             NameChange::Set { file, .. } => Some(*file),
             NameChange::Remove { .. } => None,
         }));
@@ -188,7 +244,8 @@ impl State {
 
     fn rename(&mut self, change: NameChange) {
         apply_name(&mut self.names, &change);
-        self.unsynced_names.push(change);
+        self.unsynced_names.push((self.next_name_change, change));
+        self.next_name_change += 1;
     }
 
     fn used_bytes(&self) -> u64 {
@@ -215,46 +272,83 @@ impl NameChange {
 impl Content {
     fn change(&mut self, change: Change) {
         apply(&mut self.now, &change);
-        self.unsynced.push(change);
+        self.unsynced.push((self.next_change, change));
+        self.next_change += 1;
     }
 
-    fn sync(&mut self) {
-        for change in std::mem::take(&mut self.unsynced) {
+    /// What a sync covers that began when `end` was the next change.
+    fn take_unsynced(&mut self, end: u64) -> Vec<(u64, Change)> {
+        let covered = self.unsynced.partition_point(|(number, _)| *number < end);
+        self.unsynced.drain(..covered).collect()
+    }
+
+    fn sync(&mut self, end: u64) {
+        for (_, change) in self.take_unsynced(end) {
             apply(&mut self.durable, &change);
         }
     }
 
-    fn lose_power(&mut self, random: &mut SmallRng) {
-        for change in std::mem::take(&mut self.unsynced) {
-            match (random.random_range(0..4), change) {
-                (0, _) => {}
-                (1, change) => apply(&mut self.durable, &change),
-                (2, Change::Write { offset, bytes }) => {
+    fn lose_power(&mut self, random: &mut SmallRng, damage: &mut Damage) {
+        for (_, change) in std::mem::take(&mut self.unsynced) {
+            let fate = random.random_range(0..4);
+            let (offset, bytes) = match change {
+                Change::Write { offset, bytes } => (offset, bytes),
+                cut @ Change::Cut { .. } => {
+                    if fate > 0 {
+                        apply(&mut self.durable, &cut);
+                    }
+                    continue;
+                }
+            };
+            let kept = match fate {
+                0 => 0,
+                1 => keep_beginning(&mut self.durable, offset, &bytes, bytes.len()),
+                2 => {
                     let kept = random.random_range(0..=bytes.len());
-                    let bytes = bytes.slice(..kept);
-                    apply(&mut self.durable, &Change::Write { offset, bytes });
+                    keep_beginning(&mut self.durable, offset, &bytes, kept)
                 }
-                (_, Change::Write { offset, bytes }) => {
-                    keep_sectors(&mut self.durable, offset, &bytes, random);
-                }
-                (_, cut @ Change::Cut { .. }) => apply(&mut self.durable, &cut),
-            }
+                _ => keep_sectors(&mut self.durable, offset, &bytes, random),
+            };
+            damage.count(kept, bytes.len());
         }
         self.now = self.durable.clone();
     }
 }
 
-fn keep_sectors(durable: &mut Vec<u8>, offset: usize, bytes: &Bytes, random: &mut SmallRng) {
-    let mut at = 0;
+impl Damage {
+    fn count(&mut self, kept: usize, all: usize) {
+        match kept {
+            0 => self.lost += 1,
+            kept if kept == all => self.kept += 1,
+            _ => self.torn += 1,
+        }
+    }
+}
+
+fn keep_beginning(durable: &mut Vec<u8>, offset: usize, bytes: &Bytes, kept: usize) -> usize {
+    apply(durable, &Change::Write { offset, bytes: bytes.slice(..kept) });
+    kept
+}
+
+/// Gives back how many bytes it kept.
+fn keep_sectors(
+    durable: &mut Vec<u8>,
+    offset: usize,
+    bytes: &Bytes,
+    random: &mut SmallRng,
+) -> usize {
+    let (mut at, mut kept) = (0, 0);
     while at < bytes.len() {
         let sector_end = (offset + at + 1).next_multiple_of(SECTOR_BYTES) - offset;
         let end = sector_end.min(bytes.len());
         if random.random() {
             let change = Change::Write { offset: offset + at, bytes: bytes.slice(at..end) };
             apply(durable, &change);
+            kept += end - at;
         }
         at = end;
     }
+    kept
 }
 
 fn apply(content: &mut Vec<u8>, change: &Change) {
@@ -286,6 +380,18 @@ impl Inner {
         let mut state = self.state.lock();
         if state.life == life {
             state.waiting_syncs -= 1;
+        }
+    }
+}
+
+impl Inner {
+    async fn take_time(&self) {
+        let time = self.state.lock().latency.as_mut().map(|latency| {
+            let Latency { random, min, max } = latency;
+            random.random_range(*min..=*max)
+        });
+        if let Some(time) = time {
+            tokio::time::sleep(time).await;
         }
     }
 }
@@ -359,15 +465,17 @@ impl Disk for SimulatedDisk {
     fn sync_dir<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             self.inner.wait_for_release().await;
+            let end = self.alive()?.next_name_change;
+            self.inner.take_time().await;
             let mut state = self.alive()?;
             if !state.dirs.contains(dir) {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            for change in std::mem::take(&mut state.unsynced_names) {
-                if change.path().parent() == Some(dir) {
+            for (number, change) in std::mem::take(&mut state.unsynced_names) {
+                if number < end && change.path().parent() == Some(dir) {
                     apply_name(&mut state.durable_names, &change);
                 } else {
-                    state.unsynced_names.push(change);
+                    state.unsynced_names.push((number, change));
                 }
             }
             Ok(())
@@ -464,6 +572,8 @@ impl File for SimulatedFile {
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             self.inner.wait_for_release().await;
+            let end = self.with(|content| Ok(content.next_change))?;
+            self.inner.take_time().await;
             let mut state = self.inner.state.lock();
             if state.life != self.life {
                 return Err(dead());
@@ -471,12 +581,16 @@ impl File for SimulatedFile {
             state.syncs += 1;
             let fails = state.failing_syncs > 0;
             state.failing_syncs -= u32::from(fails);
+            let lies = state.lies;
             let content = state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            if lies {
+                return Ok(());
+            }
             if fails {
-                content.unsynced.clear();
+                drop(content.take_unsynced(end));
                 return Err(io::Error::other("injected I/O error in sync"));
             }
-            content.sync();
+            content.sync(end);
             Ok(())
         })
     }

@@ -1,0 +1,46 @@
+//! `tristream-lab`: proof that anyone can run.
+
+mod simulate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Nothing broke a promise.
+const CLEAN: u8 = 0;
+/// Something did.
+const VIOLATION: u8 = 1;
+/// It could not be tried.
+const MISUSE: u8 = 2;
+
+/// Proof that anyone can run: 0 clean, 1 a promise was broken, 2 misuse.
+#[derive(Parser)]
+#[command(name = "tristream-lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Whole clusters in simulation: one seed, one run, the same on every machine.
+    Simulate(simulate::Arguments),
+    /// One seed in this process; prints its report as JSON.
+    #[command(hide = true)]
+    Seed(simulate::OneSeed),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Simulate(arguments) => simulate::sweep(&arguments),
+        Command::Seed(arguments) => simulate::one_seed(&arguments),
+    };
+    match outcome {
+        Ok(true) => ExitCode::from(CLEAN),
+        Ok(false) => ExitCode::from(VIOLATION),
+        Err(error) => {
+            simulate::complain(&format!("{error:#}"));
+            ExitCode::from(MISUSE)
+        }
+    }
+}

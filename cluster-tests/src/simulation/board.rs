@@ -1,0 +1,195 @@
+//! What clients share with each other and with the run: the phase, and what they saw.
+//!
+//! Invariant: an attempt is in the history before it sets out. Must not know how clients talk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use tokio::time::sleep;
+use tristream_client::domain::StreamName;
+
+use crate::history::{Event, History, Position, RecordId, SequenceNumber};
+
+/// Keys of a producer.
+const KEYS: u32 = 4;
+/// Data of a record, in bytes: mostly small, sometimes large, so that segments fill.
+const SMALL_BYTES_MAX: usize = 300;
+const LARGE_BYTES_MAX: usize = 40_000;
+
+/// How an attempt ended.
+pub(super) enum Outcome {
+    Acked(Position),
+    /// Nothing was stored.
+    Refused,
+    Unknown,
+}
+
+/// What the run is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// The stream does not take records yet.
+    Forming,
+    /// Faults.
+    Storm,
+    /// No more faults; puts go on.
+    Calm,
+    /// No more puts; replicas are read.
+    Audit,
+    /// All is known.
+    Done,
+}
+
+/// What clients share with each other and with the run.
+pub(super) struct Board {
+    pub(super) stream: StreamName,
+    pub(super) shard_count: u32,
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    history: History,
+    calm_acks: BTreeSet<String>,
+    /// A stream was created and deleted, all in the calm.
+    calm_cycle: bool,
+    counts: BTreeMap<String, u64>,
+    /// What the auditor waits for.
+    waits_for: String,
+    operator_waits_for: String,
+}
+
+impl Board {
+    pub(super) fn new(seed: u64) -> anyhow::Result<Arc<Board>> {
+        let state = State {
+            phase: Phase::Forming,
+            history: History::new(),
+            calm_acks: BTreeSet::new(),
+            calm_cycle: false,
+            counts: BTreeMap::new(),
+            waits_for: "nothing yet".to_owned(),
+            operator_waits_for: "nothing yet".to_owned(),
+        };
+        let shard_count = 1 + (seed % 4) as u32;
+        let stream = "orders".parse()?;
+        Ok(Arc::new(Board { stream, shard_count, state: Mutex::new(state) }))
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.state.lock().phase
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        tracing::info!(?phase, "phase");
+        self.state.lock().phase = phase;
+    }
+
+    /// What of a healthy cluster has not been seen since the calm began.
+    pub(super) fn unhealed(&self) -> Option<String> {
+        let state = self.state.lock();
+        let (acked, all) = (state.calm_acks.len(), self.shard_count as usize);
+        if acked < all {
+            return Some(format!(
+                "{acked} of {all} shards have taken a put: {:?}",
+                state.calm_acks
+            ));
+        }
+        let waits = || format!("the operator waits for {}", state.operator_waits_for);
+        (!state.calm_cycle).then(waits)
+    }
+
+    pub(super) fn cycled_in_calm(&self) {
+        self.state.lock().calm_cycle = true;
+    }
+
+    pub(super) fn operator_waits_for(&self, what: String) {
+        tracing::info!(what, "the operator waits");
+        self.state.lock().operator_waits_for = what;
+    }
+
+    pub(super) fn waits_for(&self) -> String {
+        self.state.lock().waits_for.clone()
+    }
+
+    pub(super) fn wait_for(&self, what: String) {
+        self.state.lock().waits_for = what;
+    }
+
+    /// The newest record acked on a shard.
+    pub(super) fn newest_ack(&self, shard: &str) -> Option<SequenceNumber> {
+        let state = self.state.lock();
+        let acked = state.history.events().filter_map(|event| match event {
+            Event::Acked(_, position) if position.shard == shard => Some(&position.number),
+            _ => None,
+        });
+        acked.max().cloned()
+    }
+
+    /// Makes up records, under keys that only `producer` uses, and notes that an attempt to put them sets out.
+    pub(super) fn send_batch(
+        &self,
+        producer: &str,
+        made: &mut u64,
+        random: &mut SmallRng,
+        count_max: usize,
+    ) -> Vec<(RecordId, String, Bytes)> {
+        let one = count_max == 1 || random.random_bool(0.4);
+        let count = if one { 1 } else { random.random_range(2..=count_max) };
+        let mut state = self.state.lock();
+        let record = |_| {
+            *made += 1;
+            let key = format!("{producer}-k{}", random.random_range(0..KEYS));
+            let most = if random.random_bool(0.05) { LARGE_BYTES_MAX } else { SMALL_BYTES_MAX };
+            let padding = "x".repeat(random.random_range(0..most));
+            let data = Bytes::from(format!("{producer}-{made} {padding}"));
+            let id = state.history.intend(Some(key.clone()), data.clone());
+            state.history.push(Event::Sent(id));
+            (id, key, data)
+        };
+        (0..count).map(record).collect()
+    }
+
+    /// Notes how an attempt ended.
+    pub(super) fn note(&self, id: RecordId, outcome: Outcome) {
+        let (event, what) = match outcome {
+            Outcome::Acked(position) => {
+                let mut state = self.state.lock();
+                if state.phase == Phase::Calm {
+                    state.calm_acks.insert(position.shard.clone());
+                }
+                (Event::Acked(id, position), "acked_records")
+            }
+            Outcome::Refused => (Event::Refused(id), "refused_records"),
+            Outcome::Unknown => (Event::Unknown(id), "unknown_records"),
+        };
+        self.push(event);
+        self.count(what, 1);
+    }
+
+    pub(super) fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.state.lock().history)
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
+        self.state.lock().counts.clone()
+    }
+
+    /// Counts something worth knowing of the run.
+    pub(super) fn count(&self, what: &str, times: u64) {
+        *self.state.lock().counts.entry(what.to_owned()).or_default() += times;
+    }
+
+    pub(super) fn push(&self, event: Event) {
+        self.state.lock().history.push(event);
+    }
+
+    pub(super) async fn reached(&self, phase: Phase) {
+        while self.phase() < phase {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

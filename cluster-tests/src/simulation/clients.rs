@@ -1,0 +1,221 @@
+//! Who uses the simulated cluster: producers and a reader through the native client, and the auditor, who at
+//! the end reads every replica by itself.
+//!
+//! Invariant: an attempt is in the history before it sets out. Must not know faults.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{sleep, timeout};
+use tristream_client::domain::{Effect, PartitionKey, Record, SequenceNumber, Shard, StoredRecord};
+use tristream_client::wire::subscribe_request::From as WireFrom;
+use tristream_client::wire::tristream_client::TristreamClient;
+use tristream_client::{Client, Connection, Connector, Error, Options, Start, StreamStatus, wire};
+use tristream_node::net::{Net, channel};
+
+use super::board::{Board, Outcome, Phase};
+use super::cluster::{AZS, peer_address};
+use super::world::SimulatedNet;
+use crate::history::{self, Event, Position};
+
+/// Most records of one call.
+const BATCH_MAX: usize = 8;
+/// How long one call of a producer may take.
+const DEADLINE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(100);
+/// The reader that reads while everything happens.
+const LIVE: &str = "live";
+
+pub(super) fn native_client() -> Result<Client, Error> {
+    let connect = |address: String| async move {
+        let stream = SimulatedNet.connect(&address).await?;
+        Ok::<_, io::Error>(Box::new(stream) as Connection)
+    };
+    let options = Options {
+        deadline: DEADLINE,
+        silence_max: Duration::from_secs(5),
+        connector: Some(Connector::new(connect)),
+        ..Options::default()
+    };
+    Client::connect((0..3).map(peer_address), options)
+}
+
+/// Creates the stream and opens the storm when it is active.
+pub(super) async fn founder(board: Arc<Board>) -> turmoil::Result {
+    let client = native_client()?;
+    loop {
+        match client.create_stream(&board.stream, Some(board.shard_count)).await {
+            Ok(()) | Err(Error::AlreadyExists(_)) => break,
+            Err(error) => tracing::info!(%error, "not created yet"),
+        }
+        sleep(PAUSE).await;
+    }
+    loop {
+        let stream = client.describe_stream(&board.stream).await;
+        if stream.is_ok_and(|stream| stream.status == StreamStatus::Active) {
+            break;
+        }
+        sleep(PAUSE).await;
+    }
+    board.enter(Phase::Storm);
+    Ok(())
+}
+
+/// Puts records until the audit.
+pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmoil::Result {
+    let mut random = SmallRng::seed_from_u64(seed ^ (number + 1) << 32);
+    board.reached(Phase::Storm).await;
+    let client = native_client()?;
+    let (name, mut made) = (format!("native-{number}"), 0);
+    while board.phase() < Phase::Audit {
+        let batch = board.send_batch(&name, &mut made, &mut random, BATCH_MAX);
+        let mut records = Vec::new();
+        for (_, key, data) in &batch {
+            let partition_key = PartitionKey::new(key).ok_or("not a key")?;
+            let data = data.clone();
+            records.push(Record { partition_key, explicit_hash_key: None, data });
+        }
+        let outcomes = client.put_batch(&board.stream, records).await;
+        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
+            let outcome = match outcome {
+                Ok(number) => Outcome::Acked(position(number)?),
+                Err(error) if error.effect() == Effect::None => Outcome::Refused,
+                Err(_) => Outcome::Unknown,
+            };
+            board.note(id, outcome);
+        }
+        sleep(Duration::from_millis(random.random_range(0..40))).await;
+    }
+    Ok(())
+}
+
+fn position(number: SequenceNumber) -> Result<Position, String> {
+    let text = number.to_string();
+    let number_as_text = history::SequenceNumber::parse(&text);
+    let parsed = number_as_text.ok_or_else(|| format!("{text} is no sequence number"))?;
+    Ok(Position { shard: number.shard.to_string(), number: parsed })
+}
+
+fn stored(record: StoredRecord) -> Result<history::Stored, String> {
+    Ok(history::Stored {
+        position: position(record.sequence_number)?,
+        key: record.partition_key.as_str().to_owned(),
+        data: record.data,
+    })
+}
+
+/// Reads all shards from their beginning while everything happens.
+pub(super) async fn reader(board: Arc<Board>) -> turmoil::Result {
+    board.reached(Phase::Storm).await;
+    let client = native_client()?;
+    let mut consumer = loop {
+        match client.consumer(&board.stream, Start::TrimHorizon).await {
+            Ok(consumer) => break consumer,
+            Err(_) => sleep(PAUSE).await,
+        }
+    };
+    while board.phase() < Phase::Done {
+        match timeout(PAUSE, consumer.next()).await {
+            Ok(Some(Ok(event))) => {
+                board.count("records_read_live", event.records.len() as u64);
+                for record in event.records {
+                    board.push(Event::Read(LIVE, stored(record)?));
+                }
+            }
+            Ok(Some(Err(error))) => {
+                tracing::info!(%error, "the reader was refused");
+                board.count("reader_errors", 1);
+            }
+            Ok(None) => Err("the reader was left without shards")?,
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads every replica of every shard whole, from the node that keeps it.
+pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
+    board.reached(Phase::Audit).await;
+    let client = native_client()?;
+    let description = loop {
+        match client.describe_stream(&board.stream).await {
+            Ok(description) => break description,
+            Err(_) => sleep(PAUSE).await,
+        }
+    };
+    // Every commit has reached everybody by then, also of puts that nobody learnt the outcome of.
+    sleep(Duration::from_secs(2)).await;
+    for shard in description.map.shards() {
+        let ends = board.newest_ack(&shard.id.to_string());
+        for (node, az) in AZS.into_iter().enumerate() {
+            let what = format!("{} of {az}, up to {ends:?}", shard.id);
+            board.wait_for(what);
+            let records = read_replica(&board, node, shard, ends.as_ref()).await;
+            records.into_iter().for_each(|record| board.push(Event::Read(az, record)));
+            board.push(Event::ReadAll(az, shard.id.to_string()));
+        }
+    }
+    board.wait_for("the status of the cluster".to_owned());
+    let status = loop {
+        match client.cluster_status().await {
+            Ok(status) => break status,
+            Err(_) => sleep(PAUSE).await,
+        }
+    };
+    board.count("terms", status.groups.iter().map(|group| group.term).sum());
+    board.enter(Phase::Done);
+    Ok(())
+}
+
+async fn read_replica(
+    board: &Board,
+    node: usize,
+    shard: &Shard,
+    ends: Option<&history::SequenceNumber>,
+) -> Vec<history::Stored> {
+    loop {
+        match read_replica_once(board, node, shard, ends).await {
+            Ok(records) => return records,
+            Err(error) => tracing::info!(node, %error, "not read to its end"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn read_replica_once(
+    board: &Board,
+    node: usize,
+    shard: &Shard,
+    ends: Option<&history::SequenceNumber>,
+) -> anyhow::Result<Vec<history::Stored>> {
+    let net: Arc<dyn Net> = Arc::new(SimulatedNet);
+    let mut stub = TristreamClient::new(channel(&net, &peer_address(node), 16 << 20)?)
+        .max_decoding_message_size(64 << 20);
+    let request = wire::SubscribeRequest {
+        stream: board.stream.to_string(),
+        shard_index: shard.id.index(),
+        from: Some(WireFrom::TrimHorizon(true)),
+    };
+    let silence = Duration::from_secs(5);
+    let mut events = timeout(silence, stub.subscribe(request)).await??.into_inner();
+    let mut records: Vec<history::Stored> = Vec::new();
+    loop {
+        let event = timeout(silence, events.message()).await??;
+        let event = event.ok_or_else(|| anyhow::anyhow!("the node ended the subscription"))?;
+        if let Some(refusal) = event.refusal {
+            anyhow::bail!("refused: {refusal:?}");
+        }
+        for record in event.records {
+            records.push(stored(record.try_into()?).map_err(anyhow::Error::msg)?);
+        }
+        let reached = ends.is_none_or(|ends| {
+            records.last().is_some_and(|newest| newest.position.number >= *ends)
+        });
+        if reached && event.millis_behind == 0 && !event.stale {
+            return Ok(records);
+        }
+    }
+}

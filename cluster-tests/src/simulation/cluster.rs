@@ -1,0 +1,531 @@
+//! Three nodes on three simulated disks: started, crashed, cut, stalled, mended.
+//!
+//! Owns turmoil's simulation and carries faults out, each until its time is over. Invariant: a node that
+//! ends by itself is a violation unless a fault made its disk lie. Must not know what clients do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::Notify;
+use tristream_node::config::{Config, Log, NodeAddress, Raft};
+use tristream_node::disk::SimulatedDisk;
+use tristream_node::{Node, World};
+use turmoil::Sim;
+
+use super::fault::Fault;
+use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
+
+/// The nodes' names and availability zones.
+pub(super) const AZS: [&str; 3] = ["az-a", "az-b", "az-c"];
+const PEER_PORT: u16 = 5567;
+pub(super) const KINESIS_PORT: u16 = 4567;
+/// The simulation's grain.
+const TICK: Duration = Duration::from_millis(1);
+const LATENCY_MIN: Duration = Duration::from_micros(300);
+/// Syncs of a disk in health.
+const SYNC_MIN: Duration = Duration::from_micros(100);
+const SYNC_MAX_MS: [u64; 4] = [1, 3, 10, 30];
+/// A node that was asked to stop and has not is killed after this long.
+const STOP_MAX_MS: u64 = 15_000;
+
+/// Where a node's native door is.
+pub(super) fn peer_address(node: usize) -> String {
+    format!("{}:{PEER_PORT}", AZS[node])
+}
+
+/// How a node's life ended by itself.
+enum Ended {
+    NotStarted(String),
+    Failed(String),
+    Stopped,
+}
+
+/// A node's place: what outlives its process.
+struct Place {
+    node: usize,
+    seed: u64,
+    log: Log,
+    disk: SimulatedDisk,
+    clock: Arc<SimulatedClock>,
+    stop: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lives: u64,
+    running: bool,
+    ended: Option<Ended>,
+    /// A fault made a sync fail in this life.
+    disk_failed: bool,
+    /// Somebody asked it to stop, and wants it back after this many milliseconds.
+    back_after_stop: Option<u64>,
+}
+
+/// What is undone when a fault's time is over.
+#[derive(Clone, Copy, Debug)]
+enum Undo {
+    Start(usize),
+    Join(usize, usize),
+    Latency(usize),
+    Loss(usize),
+    SyncTime(usize),
+    Release(usize),
+    /// Kills the life of this number, if it has not stopped.
+    Kill(usize, u64),
+}
+
+/// A cluster under simulation.
+pub(super) struct Cluster {
+    pub(super) sim: Sim<'static>,
+    places: Vec<Arc<Place>>,
+    /// Hosts of clients, for cuts.
+    clients: Vec<String>,
+    random: SmallRng,
+    latency_max: Duration,
+    sync_max: Duration,
+    now: u64,
+    undo: BTreeMap<(u64, u64), Undo>,
+    undo_made: u64,
+    /// Until when nothing passes from one host to another.
+    cuts: BTreeMap<(usize, usize), u64>,
+    armed: Vec<(Vec<usize>, u64)>,
+    coverage: BTreeMap<String, u64>,
+    /// What nodes did that they must not.
+    pub(super) violations: Vec<String>,
+}
+
+impl Cluster {
+    /// Three nodes with empty disks, not stepped yet.
+    pub(super) fn new(seed: u64) -> Cluster {
+        let mut random = SmallRng::seed_from_u64(seed ^ 0xc1);
+        let latency_max = Duration::from_millis(random.random_range(2..30));
+        let sync_max = Duration::from_millis(SYNC_MAX_MS[random.random_range(0..4)]);
+        let mut builder = turmoil::Builder::new();
+        builder
+            .rng_seed(seed)
+            .tick_duration(TICK)
+            .simulation_duration(Duration::from_secs(3600))
+            .min_message_latency(LATENCY_MIN)
+            .max_message_latency(latency_max)
+            .tcp_capacity(1 << 16);
+        if random.random() {
+            builder.enable_random_order();
+        }
+        // Small, so that segments fill and cold reads happen.
+        let tail_bytes = [64 << 10, 1 << 20, 128 << 20][random.random_range(0..3)];
+        let log = Log { segment_bytes: 1 << 20, tail_bytes, ..Log::default() };
+        let mut cluster = Cluster {
+            sim: builder.build(),
+            places: Vec::new(),
+            clients: Vec::new(),
+            random,
+            latency_max,
+            sync_max,
+            now: 0,
+            undo: BTreeMap::new(),
+            undo_made: 0,
+            cuts: BTreeMap::new(),
+            armed: Vec::new(),
+            coverage: BTreeMap::new(),
+            violations: Vec::new(),
+        };
+        (0..3).for_each(|node| cluster.add_node(node, seed, log.clone()));
+        cluster
+    }
+
+    fn add_node(&mut self, node: usize, seed: u64, log: Log) {
+        let disk = SimulatedDisk::new();
+        disk.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
+        let place = Arc::new(Place {
+            node,
+            seed,
+            log,
+            disk,
+            clock: Arc::default(),
+            stop: Notify::new(),
+            state: Mutex::default(),
+        });
+        self.places.push(place.clone());
+        self.sim.host(AZS[node], move || {
+            let place = place.clone();
+            async move {
+                place.live().await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Adds a client.
+    pub(super) fn add_client(
+        &mut self,
+        name: &str,
+        client: impl Future<Output = turmoil::Result> + 'static,
+    ) {
+        self.clients.push(name.to_owned());
+        self.sim.client(name, client);
+    }
+
+    /// Milliseconds since the beginning.
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// How often what happened.
+    pub(super) fn coverage(&self) -> BTreeMap<String, u64> {
+        let mut coverage = self.coverage.clone();
+        for damage in self.places.iter().map(|place| place.disk.damage()) {
+            for (what, times) in
+                [("lost", damage.lost), ("kept", damage.kept), ("torn", damage.torn)]
+            {
+                *coverage.entry(format!("writes_{what}")).or_default() += u64::from(times);
+            }
+        }
+        coverage
+    }
+
+    /// A millisecond passes.
+    pub(super) fn step(&mut self) -> turmoil::Result {
+        tristream_interpose::set_clock(self.sim.elapsed());
+        self.sim.step()?;
+        self.now = self.sim.elapsed().as_millis() as u64;
+        (0..3).for_each(|node| self.heed_end(node));
+        while let Some(entry) = self.undo.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let undo = entry.remove();
+            self.undo(undo);
+        }
+        self.fire_armed();
+        Ok(())
+    }
+
+    fn count(&mut self, what: &str, times: u64) {
+        *self.coverage.entry(what.to_owned()).or_default() += times;
+    }
+
+    /// Told once, however often it happens.
+    fn violate(&mut self, what: String) {
+        if !self.violations.contains(&what) {
+            self.violations.push(what);
+        }
+    }
+
+    fn after(&mut self, ms: u64, undo: Undo) {
+        self.undo_made += 1;
+        self.undo.insert((self.now + ms, self.undo_made), undo);
+    }
+
+    /// Lets `fault` happen now.
+    pub(super) fn inflict(&mut self, fault: &Fault) {
+        tracing::info!(?fault, "fault");
+        let hit = match fault.clone() {
+            Fault::PowerLoss { nodes, back_after } => self.power_loss(&nodes, back_after),
+            Fault::PowerLossUnsynced { nodes, back_after } => {
+                self.armed.push((nodes, back_after));
+                false
+            }
+            Fault::ProcessCrash { node, back_after } => self.process_crash(node, back_after),
+            Fault::Stop { node, back_after } => self.stop(node, back_after),
+            Fault::Isolate { node, clients, lasts } => self.isolate(node, clients, lasts),
+            Fault::OneWay { from, to, lasts } => self.cut(from, to, lasts),
+            Fault::Bridge { a, b, lasts } => self.cut(a, b, lasts) | self.cut(b, a, lasts),
+            Fault::Delay { node, up_to, lasts } => self.delay(node, up_to, lasts),
+            Fault::Loss { node, permille, lasts } => {
+                self.set_loss(node, f64::from(permille) / 1000.0);
+                self.after(lasts, Undo::Loss(node));
+                self.runs(node)
+            }
+            Fault::SlowSync { node, up_to, lasts } => {
+                let (seed, max) = (self.random.random(), Duration::from_millis(up_to));
+                self.places[node].disk.set_sync_latency(seed, max / 4, max);
+                self.after(lasts, Undo::SyncTime(node));
+                self.runs(node)
+            }
+            Fault::StalledSync { node, lasts } => {
+                self.places[node].disk.hold_syncs();
+                self.after(lasts, Undo::Release(node));
+                // Counted when it is over, by whether anybody waited.
+                false
+            }
+            Fault::FailedSync { node } => {
+                if self.runs(node) {
+                    self.places[node].disk.fail_syncs(1);
+                    self.places[node].state.lock().disk_failed = true;
+                }
+                // Counted when the node noticed.
+                false
+            }
+            Fault::ClockJump { node, by } => {
+                self.places[node].clock.jump(by);
+                self.runs(node)
+            }
+            Fault::ClockDrift { node, ppm } => {
+                self.places[node].clock.drift(ppm);
+                self.runs(node)
+            }
+        };
+        if hit {
+            self.count(&format!("fault_{}", fault.kind()), 1);
+        }
+    }
+
+    fn runs(&self, node: usize) -> bool {
+        self.places[node].state.lock().running
+    }
+
+    fn power_loss(&mut self, nodes: &[usize], back_after: u64) -> bool {
+        let mut hit = false;
+        for &node in nodes {
+            if !self.runs(node) {
+                continue;
+            }
+            hit = true;
+            self.places[node].disk.power_loss(self.random.random());
+            tracing::info!(node, damage = ?self.places[node].disk.damage(), "power lost");
+            self.end(node, back_after);
+        }
+        hit
+    }
+
+    fn process_crash(&mut self, node: usize, back_after: u64) -> bool {
+        let runs = self.runs(node);
+        if runs {
+            self.places[node].disk.process_crash();
+            self.end(node, back_after);
+        }
+        runs
+    }
+
+    /// The process is gone, its disk already knows.
+    fn end(&mut self, node: usize, back_after: u64) {
+        self.places[node].end();
+        self.sim.crash(AZS[node]);
+        self.after(back_after, Undo::Start(node));
+    }
+
+    fn stop(&mut self, node: usize, back_after: u64) -> bool {
+        let runs = self.runs(node);
+        if runs {
+            let life = {
+                let mut state = self.places[node].state.lock();
+                state.back_after_stop = Some(back_after);
+                state.lives
+            };
+            self.places[node].stop.notify_one();
+            self.after(STOP_MAX_MS, Undo::Kill(node, life));
+        }
+        runs
+    }
+
+    fn isolate(&mut self, node: usize, clients: bool, lasts: u64) -> bool {
+        let others = if clients { 3 + self.clients.len() } else { 3 };
+        let mut hit = false;
+        for other in (0..others).filter(|other| *other != node) {
+            hit |= self.cut(node, other, lasts) | self.cut(other, node, lasts);
+        }
+        hit
+    }
+
+    fn host(&self, number: usize) -> &str {
+        AZS.get(number).copied().unwrap_or_else(|| &self.clients[number - 3])
+    }
+
+    /// Whether both ends are there to notice.
+    fn cut(&mut self, from: usize, to: usize, lasts: u64) -> bool {
+        self.sim.partition_oneway(self.host(from), self.host(to));
+        let until = self.cuts.entry((from, to)).or_default();
+        *until = (*until).max(self.now + lasts);
+        self.after(lasts, Undo::Join(from, to));
+        [from, to].into_iter().all(|end| end >= 3 || self.runs(end))
+    }
+
+    fn delay(&mut self, node: usize, up_to: u64, lasts: u64) -> bool {
+        self.set_latency(node, Duration::from_millis(up_to));
+        self.after(lasts, Undo::Latency(node));
+        self.runs(node)
+    }
+
+    fn set_latency(&mut self, node: usize, max: Duration) {
+        for other in (0..3).filter(|other| *other != node) {
+            self.sim.set_link_max_message_latency(AZS[node], AZS[other], max);
+        }
+        for client in &self.clients {
+            self.sim.set_link_max_message_latency(AZS[node], client.as_str(), max);
+        }
+    }
+
+    fn set_loss(&mut self, node: usize, rate: f64) {
+        for other in (0..3).filter(|other| *other != node) {
+            self.sim.set_link_fail_rate(AZS[node], AZS[other], rate);
+        }
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Start(node) if !self.runs(node) => {
+                self.count("restarts", 1);
+                tracing::info!(node, "restart");
+                self.sim.bounce(AZS[node]);
+            }
+            Undo::Start(_) => {}
+            Undo::Join(from, to) => {
+                if self.cuts.get(&(from, to)).is_some_and(|until| *until <= self.now) {
+                    self.cuts.remove(&(from, to));
+                    self.sim.repair_oneway(self.host(from), self.host(to));
+                }
+            }
+            Undo::Latency(node) => self.set_latency(node, self.latency_max),
+            Undo::Loss(node) => self.set_loss(node, 0.0),
+            Undo::SyncTime(node) => {
+                let seed = self.random.random();
+                self.places[node].disk.set_sync_latency(seed, SYNC_MIN, self.sync_max);
+            }
+            Undo::Release(node) => {
+                if self.places[node].disk.waiting_syncs() > 0 {
+                    self.count("fault_stalled_sync", 1);
+                }
+                self.places[node].disk.release_syncs();
+            }
+            Undo::Kill(node, life) => {
+                if self.runs(node) && self.places[node].state.lock().lives == life {
+                    self.violations
+                        .push(format!("{} did not stop within {STOP_MAX_MS} ms", AZS[node]));
+                    self.process_crash(node, 0);
+                }
+            }
+        }
+    }
+
+    /// A node that ended by itself is gone like any process, and is started again.
+    fn heed_end(&mut self, node: usize) {
+        let (ended, disk_failed, back_after) = {
+            let mut state = self.places[node].state.lock();
+            (state.ended.take(), state.disk_failed, state.back_after_stop)
+        };
+        let Some(ended) = ended else { return };
+        match ended {
+            Ended::Stopped => self.count("stops_to_the_end", 1),
+            Ended::Failed(reason) | Ended::NotStarted(reason) if disk_failed => {
+                tracing::info!(node, reason, "ended after a failed sync");
+                self.count("fault_failed_sync", 1);
+            }
+            Ended::Failed(reason) => {
+                self.violate(format!("{} stopped itself: {reason}", AZS[node]));
+            }
+            Ended::NotStarted(reason) => {
+                self.violate(format!("{} did not start: {reason}", AZS[node]));
+            }
+        }
+        let by_itself = self.random.random_range(20..1_000);
+        self.process_crash(node, back_after.unwrap_or(by_itself));
+    }
+
+    fn fire_armed(&mut self) {
+        for (nodes, back_after) in std::mem::take(&mut self.armed) {
+            if self.runs(nodes[0]) && self.places[nodes[0]].disk.unsynced_bytes() > 0 {
+                self.power_loss(&nodes, back_after);
+                self.count("fault_power_loss_unsynced", 1);
+            } else {
+                self.armed.push((nodes, back_after));
+            }
+        }
+    }
+
+    /// From now on no disk keeps what it says it keeps.
+    pub(super) fn let_disks_lie(&self) {
+        self.places.iter().for_each(|place| place.disk.lie());
+    }
+
+    /// No more faults: every node runs, every link is whole, disks are quick and honest. Clocks that were set
+    /// stay set.
+    pub(super) fn mend(&mut self) {
+        tracing::info!("calm");
+        self.armed.clear();
+        for undo in std::mem::take(&mut self.undo).into_values() {
+            if !matches!(undo, Undo::Kill(..)) {
+                self.undo(undo);
+            }
+        }
+        for (from, to) in std::mem::take(&mut self.cuts).into_keys() {
+            self.sim.repair_oneway(self.host(from), self.host(to));
+        }
+        for place in &self.places {
+            place.disk.fail_syncs(0);
+            place.clock.drift(0);
+        }
+    }
+}
+
+impl Place {
+    /// One life of the node's process; the caller drops it when it ends.
+    async fn live(&self) {
+        let life = {
+            let mut state = self.state.lock();
+            state.lives += 1;
+            *state = State { lives: state.lives, running: true, ..State::default() };
+            state.lives
+        };
+        let ended = self.run(life).await;
+        self.state.lock().ended = Some(ended);
+        // What it left behind goes with the process, which the cluster kills at the end of this step.
+        std::future::pending::<()>().await;
+    }
+
+    async fn run(&self, life: u64) -> Ended {
+        let world = World {
+            disk: Arc::new(self.disk.restarted()),
+            net: Arc::new(SimulatedNet),
+            clock: self.clock.clone(),
+            entropy: SeededEntropy::new(
+                self.seed.wrapping_mul(1_000_003).wrapping_add(life * 3 + self.node as u64),
+            ),
+        };
+        let node = match Node::start(self.config(), world).await {
+            Ok(node) => node,
+            Err(error) => return Ended::NotStarted(format!("{error:#}")),
+        };
+        let failure = tokio::select! {
+            biased;
+            reason = node.failure() => Some(reason),
+            () = self.stop.notified() => None,
+        };
+        match failure {
+            Some(reason) => Ended::Failed(reason),
+            None => {
+                node.shutdown().await;
+                Ended::Stopped
+            }
+        }
+    }
+
+    fn end(&self) {
+        let mut state = self.state.lock();
+        state.running = false;
+        state.ended = None;
+    }
+
+    fn config(&self) -> Config {
+        let address = |node: usize| NodeAddress {
+            az: AZS[node].to_owned(),
+            peer: peer_address(node),
+            kinesis: format!("{}:{KINESIS_PORT}", AZS[node]),
+        };
+        Config {
+            az: AZS[self.node].to_owned(),
+            data_dir: PathBuf::from("/data"),
+            kinesis_listen: Some(format!("0.0.0.0:{KINESIS_PORT}")),
+            peer_listen: Some(format!("0.0.0.0:{PEER_PORT}")),
+            account: "000000000000".to_owned(),
+            region: "us-east-1".to_owned(),
+            raft: Raft::default(),
+            log: self.log.clone(),
+            iterator_seconds: 300,
+            put_deadline_ms: 5_000,
+            nodes: (0..3).map(address).collect(),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! A producer and a reader that speak Kinesis over HTTP, each call to any node: what an AWS client does.
+//!
+//! Must not know faults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+use turmoil::net::TcpStream;
+
+use super::board::{Board, Outcome, Phase};
+use super::cluster::{AZS, KINESIS_PORT};
+use crate::history::{Event, Position, SequenceNumber, Stored};
+use crate::raw_http::{Answer, kinesis_over};
+
+/// Most records of one PutRecords.
+const BATCH_MAX: usize = 8;
+/// How long one call may take: nodes answer a put within 5 s.
+const PATIENCE: Duration = Duration::from_secs(7);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(60);
+/// The name of the reader.
+const READER: &str = "kinesis";
+
+/// Why a call has no answer.
+enum Silence {
+    /// Nothing was sent.
+    NotConnected,
+    /// It may have arrived.
+    Broken,
+}
+
+async fn call(node: usize, operation: &str, body: &Value) -> Result<Answer, Silence> {
+    let address = format!("{}:{KINESIS_PORT}", AZS[node]);
+    let connected = timeout(CONNECT_PATIENCE, TcpStream::connect(address.as_str())).await;
+    let Ok(Ok(connection)) = connected else { return Err(Silence::NotConnected) };
+    match timeout(PATIENCE, kinesis_over(connection, &address, operation, body)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => Err(Silence::Broken),
+    }
+}
+
+/// Puts records at any node until the audit.
+pub(super) async fn producer(seed: u64, board: Arc<Board>) -> turmoil::Result {
+    let mut random = SmallRng::seed_from_u64(seed ^ 0x4b69);
+    board.reached(Phase::Storm).await;
+    let mut made = 0;
+    while board.phase() < Phase::Audit {
+        let node = random.random_range(0..3);
+        let batch = board.send_batch("http", &mut made, &mut random, BATCH_MAX);
+        let entry =
+            |key: &str, data: &[u8]| json!({ "PartitionKey": key, "Data": STANDARD.encode(data) });
+        let outcomes = match &batch[..] {
+            [(_, key, data)] => {
+                let mut body = entry(key, data);
+                body["StreamName"] = json!(board.stream.as_str());
+                let answer = call(node, "PutRecord", &body).await;
+                outcomes(answer, 1, |answer| vec![answer.clone()])?
+            }
+            several => {
+                let entries: Vec<Value> =
+                    several.iter().map(|(_, key, data)| entry(key, data)).collect();
+                let body = json!({ "StreamName": board.stream.as_str(), "Records": entries });
+                let answer = call(node, "PutRecords", &body).await;
+                let records =
+                    |answer: &Value| answer["Records"].as_array().cloned().unwrap_or_default();
+                outcomes(answer, several.len(), records)?
+            }
+        };
+        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
+            board.note(id, outcome);
+        }
+        sleep(Duration::from_millis(random.random_range(0..60))).await;
+    }
+    Ok(())
+}
+
+/// One outcome per record of the call; `entries` finds them in an answer of success.
+fn outcomes(
+    answer: Result<Answer, Silence>,
+    count: usize,
+    entries: impl Fn(&Value) -> Vec<Value>,
+) -> anyhow::Result<Vec<Outcome>> {
+    let all = |outcome: fn() -> Outcome| (0..count).map(|_| outcome()).collect();
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(Silence::NotConnected) => return Ok(all(|| Outcome::Refused)),
+        Err(Silence::Broken) => return Ok(all(|| Outcome::Unknown)),
+    };
+    match answer.status {
+        200 => {}
+        500 => return Ok(all(|| Outcome::Unknown)),
+        400 | 503 => return Ok(all(|| Outcome::Refused)),
+        status => bail!("{status} is no status of a put"),
+    }
+    let entries = entries(&answer.json()?);
+    if entries.len() != count {
+        bail!("{} outcomes for {count} records", entries.len());
+    }
+    entries.iter().map(outcome).collect()
+}
+
+fn outcome(entry: &Value) -> anyhow::Result<Outcome> {
+    match entry["ErrorCode"].as_str() {
+        None => Ok(Outcome::Acked(position(entry["ShardId"].as_str(), entry)?)),
+        Some("ProvisionedThroughputExceededException") => Ok(Outcome::Refused),
+        Some(_) => Ok(Outcome::Unknown),
+    }
+}
+
+fn position(shard: Option<&str>, entry: &Value) -> anyhow::Result<Position> {
+    let shard = shard.context("an answer without a shard")?.to_owned();
+    let number = entry["SequenceNumber"].as_str().and_then(SequenceNumber::parse);
+    Ok(Position { shard, number: number.context("an answer without a sequence number")? })
+}
+
+/// Reads one shard after the other with iterators, each call at any node: an iterator is good at all of them.
+pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
+    let mut random = SmallRng::seed_from_u64(seed ^ 0x5244);
+    board.reached(Phase::Storm).await;
+    let mut places: Vec<Place> = (0..board.shard_count).map(Place::new).collect();
+    while board.phase() < Phase::Done {
+        for place in &mut places {
+            let node = random.random_range(0..3);
+            match place.iterator.take() {
+                None => place.look_up(node, &board).await?,
+                // Now and then a new iterator, from the last record on.
+                Some(_) if random.random_bool(0.05) => {}
+                Some(iterator) => place.read(node, iterator, &board).await?,
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// How far one shard is read.
+struct Place {
+    shard: String,
+    last: Option<SequenceNumber>,
+    iterator: Option<String>,
+}
+
+impl Place {
+    fn new(index: u32) -> Place {
+        Place { shard: format!("shardId-{index:012}"), last: None, iterator: None }
+    }
+
+    async fn look_up(&mut self, node: usize, board: &Board) -> anyhow::Result<()> {
+        let mut body = json!({ "StreamName": board.stream.as_str(), "ShardId": self.shard });
+        match &self.last {
+            None => body["ShardIteratorType"] = json!("TRIM_HORIZON"),
+            Some(last) => {
+                body["ShardIteratorType"] = json!("AFTER_SEQUENCE_NUMBER");
+                body["StartingSequenceNumber"] = json!(last.to_string());
+            }
+        }
+        if let Some(answer) = answered(call(node, "GetShardIterator", &body).await)? {
+            self.iterator = answer["ShardIterator"].as_str().map(str::to_owned);
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, node: usize, from: String, board: &Board) -> anyhow::Result<()> {
+        let body = json!({ "ShardIterator": from, "Limit": 1000 });
+        let Some(answer) = answered(call(node, "GetRecords", &body).await)? else {
+            self.iterator = Some(from);
+            return Ok(());
+        };
+        let records = answer["Records"].as_array().context("an answer without records")?;
+        for record in records {
+            let position = position(Some(&self.shard), record)?;
+            self.last = Some(position.number.clone());
+            let key = record["PartitionKey"].as_str().context("a record without a key")?.to_owned();
+            let data =
+                STANDARD.decode(record["Data"].as_str().context("a record without data")?)?;
+            board.push(Event::Read(READER, Stored { position, key, data: data.into() }));
+        }
+        board.count("records_read_by_iterator", records.len() as u64);
+        self.iterator = answer["NextShardIterator"].as_str().map(str::to_owned);
+        Ok(())
+    }
+}
+
+/// The answer, none where the node could not be asked or could not serve. Anything else is wrong.
+fn answered(answer: Result<Answer, Silence>) -> anyhow::Result<Option<Value>> {
+    match answer {
+        Ok(answer) if answer.status == 200 => Ok(Some(answer.json()?)),
+        Ok(answer) if answer.status >= 500 => Ok(None),
+        Ok(answer) => bail!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body)),
+        Err(_) => Ok(None),
+    }
+}

@@ -1,0 +1,33 @@
+//! Whole clusters in one thread, from a seed: production nodes in a simulated world.
+//!
+//! Invariant: a seed (and a script of faults, where one is given) means the same run, to the byte of the debug
+//! log, in every process of the same build. One seed per process: libraries count tasks and runtimes in
+//! globals. Linux only. Must not know how a verdict is shown.
+//!
+//! | part | file |
+//! |---|---|
+//! | what can happen to the cluster, drawn from a seed | `fault.rs` |
+//! | network, clock and randomness of a node | `world.rs` |
+//! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
+//! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
+//! | somebody who creates and deletes streams | `operator.rs` |
+//! | what clients share with the run | `board.rs` |
+//! | producers and readers, and the last reading of every replica | `clients.rs` |
+//! | what the run logs, as a hash | `trace.rs` |
+//! | safety, calm, liveness, verdict | `run.rs` |
+//! | what a run shows | `report.rs` |
+
+mod board;
+mod clients;
+mod cluster;
+mod fault;
+mod kinesis;
+mod operator;
+mod report;
+mod run;
+mod trace;
+mod world;
+
+pub use fault::{Event, Fault, schedule};
+pub use report::{Report, Sum};
+pub use run::{Plant, Settings, run};

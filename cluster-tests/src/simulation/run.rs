@@ -1,0 +1,177 @@
+//! One run: a storm of faults, then calm, then everything must come back.
+//!
+//! Must not know how a verdict is shown.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tracing::Level;
+
+use super::board::{Board, Phase};
+use super::clients;
+use super::cluster::Cluster;
+use super::fault::{Event, schedule};
+use super::report::Report;
+use super::trace::Trace;
+use super::{kinesis, operator};
+use crate::promises;
+
+/// The cluster forms, and the stream is active, within this time.
+const FORMING_MAX_MS: u64 = 60_000;
+/// Every shard takes puts again within this time of the calm.
+const CALM_MAX_MS: u64 = 30_000;
+/// The calm lasts at least this long, so that what was delayed meets it.
+const CALM_MIN_MS: u64 = 2_000;
+/// Every replica is whole within this time of the last put.
+const AUDIT_MAX_MS: u64 = 60_000;
+const PRODUCERS: u64 = 2;
+/// Futures of a whole cluster are polled on it.
+const STACK_BYTES: usize = 16 << 20;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Decides everything that is not written in `script`.
+    pub seed: u64,
+    /// How long faults come.
+    pub storm_ms: u64,
+    /// The faults; none: by the seed.
+    pub script: Option<Vec<Event>>,
+    /// Hash every line of debugging too: slow, and the proof that two runs are the same.
+    pub full: bool,
+    /// Where the log goes.
+    pub log: Option<PathBuf>,
+    /// A mistake made on purpose.
+    pub plant: Option<Plant>,
+}
+
+/// A mistake made on purpose, to see it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// Nothing is durable although every sync says so: what an ack before the fsync comes to.
+    DisksLie,
+}
+
+/// Runs it. Once per process: see `simulation`.
+///
+/// # Errors
+/// When it could not be run; a broken promise is in the report.
+pub fn run(settings: Settings) -> anyhow::Result<Report> {
+    let level = if settings.full { Level::DEBUG } else { Level::INFO };
+    let trace = Trace::new(level, settings.log.as_deref())?;
+    tracing::subscriber::set_global_default(trace.clone())?;
+    // Thread-locals of libraries are new on a new thread.
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+    let running = thread.spawn(move || {
+        tristream_interpose::replace(settings.seed);
+        storm_and_calm(&settings, &trace)
+    })?;
+    running.join().map_err(|_| anyhow::anyhow!("the simulation itself panicked"))?
+}
+
+fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> {
+    let seed = settings.seed;
+    let panics = watch_panics();
+    let board = Board::new(seed)?;
+    let mut cluster = Cluster::new(seed);
+    cluster.add_client("founder", clients::founder(board.clone()));
+    for number in 0..PRODUCERS {
+        let producer = clients::producer(number, seed, board.clone());
+        cluster.add_client(&format!("producer-{number}"), producer);
+    }
+    cluster.add_client("http-producer", kinesis::producer(seed, board.clone()));
+    cluster.add_client("reader", clients::reader(board.clone()));
+    cluster.add_client("operator", operator::operator(seed, board.clone()));
+    cluster.add_client("http-reader", kinesis::reader(seed, board.clone()));
+    cluster.add_client("auditor", clients::auditor(board.clone()));
+
+    let script = settings.script.clone();
+    let script = script.unwrap_or_else(|| schedule(seed, settings.storm_ms));
+    let mut violations = Vec::new();
+    if let Err(error) = phases(settings, &script, &mut cluster, &board) {
+        violations.push(error);
+    }
+    violations.append(&mut cluster.violations);
+    violations.append(&mut panics.lock());
+    violations.extend(verdicts(&board));
+    let mut coverage = cluster.coverage();
+    coverage.extend(board.counts());
+    let simulated_ms = cluster.now();
+    drop(cluster);
+    let (hash, log_lines) = trace.sum();
+    let hash = format!("{hash:016x}");
+    Ok(Report { seed, hash, log_lines, simulated_ms, violations, coverage })
+}
+
+/// The error says what did not come about in time.
+fn phases(
+    settings: &Settings,
+    script: &[Event],
+    cluster: &mut Cluster,
+    board: &Arc<Board>,
+) -> Result<(), String> {
+    let formed = |board: &Board| board.phase() == Phase::Storm;
+    if !until(cluster, FORMING_MAX_MS, board, formed)? {
+        return Err(format!("no cluster and stream within {FORMING_MAX_MS} ms"));
+    }
+    if settings.plant == Some(Plant::DisksLie) {
+        cluster.let_disks_lie();
+    }
+    let begin = cluster.now();
+    let last = script.last().map_or(0, |event| event.at);
+    let end = begin + settings.storm_ms.max(last);
+    let mut events = script.iter().peekable();
+    while cluster.now() < end {
+        while let Some(event) = events.next_if(|event| begin + event.at <= cluster.now()) {
+            cluster.inflict(&event.fault);
+        }
+        step(cluster)?;
+    }
+    cluster.mend();
+    board.enter(Phase::Calm);
+    until(cluster, CALM_MIN_MS, board, |_| false)?;
+    if !until(cluster, CALM_MAX_MS, board, |board| board.unhealed().is_none())? {
+        let what = board.unhealed().unwrap_or_default();
+        return Err(format!("not healed {CALM_MAX_MS} ms after the last fault: {what}"));
+    }
+    board.enter(Phase::Audit);
+    if !until(cluster, AUDIT_MAX_MS, board, |board| board.phase() == Phase::Done)? {
+        return Err(format!("not whole after {AUDIT_MAX_MS} ms: {}", board.waits_for()));
+    }
+    Ok(())
+}
+
+/// Whether it came about within `most_ms`.
+fn until(
+    cluster: &mut Cluster,
+    most_ms: u64,
+    board: &Board,
+    come: impl Fn(&Board) -> bool,
+) -> Result<bool, String> {
+    let end = cluster.now() + most_ms;
+    while cluster.now() < end {
+        if come(board) {
+            return Ok(true);
+        }
+        step(cluster)?;
+    }
+    Ok(come(board))
+}
+
+fn step(cluster: &mut Cluster) -> Result<(), String> {
+    cluster.step().map_err(|error| format!("the simulation stopped: {error}"))
+}
+
+fn verdicts(board: &Board) -> Vec<String> {
+    let verdicts = board.with_history(promises::judge);
+    verdicts.iter().filter(|verdict| !verdict.holds()).map(ToString::to_string).collect()
+}
+
+/// Collects panics: most are caught somewhere in the node, and none is right.
+fn watch_panics() -> Arc<Mutex<Vec<String>>> {
+    let panics = Arc::new(Mutex::new(Vec::new()));
+    let seen = panics.clone();
+    std::panic::set_hook(Box::new(move |panic| seen.lock().push(format!("panic: {panic}"))));
+    panics
+}

@@ -1,0 +1,93 @@
+//! What a simulated node has instead of the operating system, but for its disk.
+//!
+//! Must not know what the node does with it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+use tristream_client::domain::Timestamp;
+use tristream_node::clock::Clock;
+use tristream_node::entropy::Entropy;
+use tristream_node::net::{Listener, Net, Stream};
+use turmoil::net::{TcpListener, TcpStream};
+
+/// turmoil's network, as seen by whichever host asks.
+pub(super) struct SimulatedNet;
+
+struct Door(TcpListener);
+
+impl Net for SimulatedNet {
+    fn bind<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async move {
+            let listener = TcpListener::bind(addr).await?;
+            Ok(Box::new(Door(listener)) as Box<dyn Listener>)
+        })
+    }
+
+    fn connect<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move { Ok(Stream::new(TcpStream::connect(addr).await?)) })
+    }
+}
+
+impl Listener for Door {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(Stream, SocketAddr)>> {
+        Box::pin(async move {
+            let (stream, from) = self.0.accept().await?;
+            Ok((Stream::new(stream), from))
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// A wall clock that follows the simulation, except as it is told to err.
+#[derive(Default)]
+pub(super) struct SimulatedClock {
+    ahead_ms: AtomicI64,
+    drift_ppm: AtomicI64,
+}
+
+impl SimulatedClock {
+    /// Somebody sets the clock, forward or back.
+    pub(super) fn jump(&self, ms: i64) {
+        self.ahead_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// From now on the clock runs too fast or too slow, by parts in a million of all time.
+    pub(super) fn drift(&self, ppm: i64) {
+        self.drift_ppm.store(ppm, Ordering::Relaxed);
+    }
+}
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> Timestamp {
+        let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_millis() as i64;
+        let drift = elapsed * self.drift_ppm.load(Ordering::Relaxed) / 1_000_000;
+        let epoch = tristream_interpose::EPOCH_SECONDS * 1000;
+        let now = epoch + elapsed + drift + self.ahead_ms.load(Ordering::Relaxed);
+        Timestamp(u64::try_from(now).unwrap_or_default())
+    }
+}
+
+/// Randomness of one life of a node.
+pub(super) struct SeededEntropy(Mutex<SmallRng>);
+
+impl SeededEntropy {
+    pub(super) fn new(seed: u64) -> Arc<SeededEntropy> {
+        Arc::new(SeededEntropy(Mutex::new(SmallRng::seed_from_u64(seed))))
+    }
+}
+
+impl Entropy for SeededEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().fill_bytes(bytes);
+    }
+}

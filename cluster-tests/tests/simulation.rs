@@ -1,0 +1,84 @@
+//! The simulation is what it says: the same run for the same seed, clean on the product, and able to bark.
+
+use std::process::{Command, Output};
+
+use tristream_cluster_tests::simulation::{Report, Sum};
+
+/// Seeds of the sweep, and simulated seconds of faults in each.
+const SEEDS: &str = "30";
+const SECONDS: &str = "8";
+
+fn lab(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tristream-lab"));
+    command.args(arguments).output().expect("tristream-lab starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn report(arguments: &[&str]) -> Report {
+    let output = lab(arguments);
+    let text = stdout(&output);
+    let line = text.lines().next().unwrap_or_default();
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn script(name: &str) -> String {
+    format!("{}/scripts/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_seed_is_one_run_in_every_process() {
+    let run = |seed| report(&["simulate", "--from", seed, "--seconds", "5", "--full", "--json"]);
+    let (first, second) = (run("1"), run("2"));
+    assert!(first.log_lines > 50_000, "everything is in the hash: {}", first.log_lines);
+    assert_eq!(first, run("1"));
+    assert_eq!(second, run("2"));
+    assert_ne!(first.hash, second.hash);
+}
+
+#[test]
+fn seeds_keep_every_promise_and_meet_every_fault() {
+    let sweep = ["simulate", "--from", "1000", "--seeds", SEEDS, "--seconds", SECONDS];
+    let output = lab(&[&sweep[..], &["--json", "--cover"]].concat());
+    let text = stdout(&output);
+    let missing = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{missing}\n{}", broken(&text));
+}
+
+fn broken(lines: &str) -> String {
+    let reports = lines.lines().filter_map(|line| serde_json::from_str::<Report>(line).ok());
+    let told = reports.filter(|report| !report.violations.is_empty());
+    told.map(|report| format!("seed {}: {}\n", report.seed, report.violations.join("\n"))).collect()
+}
+
+#[test]
+fn disks_that_lie_are_found_out() {
+    let script = script("power_loss_everywhere.json");
+    let run = ["simulate", "--from", "1", "--seconds", "4", "--script", &script];
+    let honest = lab(&run);
+    assert_eq!(honest.status.code(), Some(0), "{}", stdout(&honest));
+    let lying = lab(&[&run[..], &["--plant", "disks-lie"]].concat());
+    assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
+}
+
+#[test]
+fn misuse_is_told_from_violation() {
+    for arguments in [
+        &["simulate", "--script", "/nowhere/at/all.json"][..],
+        &["simulate", "--seeds", "2", "--log", "/tmp/never-written.log"],
+        &["simulate", "--seeds", "many"],
+        &["simulated"],
+    ] {
+        assert_eq!(lab(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_sweep_that_met_nothing_says_so() {
+    let missing = Sum::default().missing();
+    for what in ["fault_power_loss", "fault_clock_drift", "writes_torn", "restarts"] {
+        assert!(missing.iter().any(|missed| missed == what), "{what} of {missing:?}");
+    }
+}
