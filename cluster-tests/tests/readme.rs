@@ -58,7 +58,9 @@ fn blocks(readme: &str) -> Vec<Block> {
 
 /// One script of all blocks, which says where it is.
 fn script(blocks: &[&Block]) -> String {
-    let mut script = "set -euo pipefail\n".to_owned();
+    // A block may start something in the background: it ends with the script, or nobody would see its output's end.
+    let mut script =
+        "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n".to_owned();
     for block in blocks {
         script.push_str(&format!("echo '--- README line {}' >&2\n{}\n", block.line, block.text));
     }

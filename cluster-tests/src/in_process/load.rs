@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
 use bytes::Bytes;
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tristream_client::domain::{Effect, PartitionKey, Record, SequenceNumber, StreamName};
 use tristream_client::{Client, Error};
+
+use super::reading::kinesis;
 
 /// What became of one put.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,13 +70,22 @@ pub struct Load {
 
 impl Load {
     /// Starts `writers` writers, each with a key of its own that begins with `name`.
-    #[allow(clippy::disallowed_methods)]
     pub fn start(client: &Client, stream: &str, name: &str, writers: usize) -> Load {
+        Load::through(&Door::Native(client.clone()), stream, name, writers)
+    }
+
+    /// The same through a node's HTTP door (host:port), and so through its router.
+    pub fn start_at(address: &str, stream: &str, name: &str, writers: usize) -> Load {
+        Load::through(&Door::Http(address.to_owned()), stream, name, writers)
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    fn through(door: &Door, stream: &str, name: &str, writers: usize) -> Load {
         let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let writer = |number: usize| {
-            let (stop, acked, client) = (stop.clone(), acked.clone(), client.clone());
+            let (stop, acked, door) = (stop.clone(), acked.clone(), door.clone());
             let (stream, key) = (stream.to_owned(), format!("{name}-{number}"));
-            tokio::spawn(async move { write(client, stream, key, stop, acked).await })
+            tokio::spawn(async move { write(door, stream, key, stop, acked).await })
         };
         let writers = (0..writers).map(writer).collect();
         Load { stop, acked, writers }
@@ -100,8 +113,41 @@ impl Load {
     }
 }
 
+/// How a writer reaches the cluster.
+#[derive(Clone)]
+enum Door {
+    Native(Client),
+    Http(String),
+}
+
+impl Door {
+    async fn put(&self, stream: &str, key: &str, data: String) -> Fate {
+        let address = match self {
+            Door::Native(client) => return put(client, stream, key, data.into()).await.into(),
+            Door::Http(address) => address,
+        };
+        let data = base64::engine::general_purpose::STANDARD.encode(data);
+        let body = json!({ "StreamName": stream, "PartitionKey": key, "Data": data });
+        let answer = kinesis(address, "PutRecord", &body, super::PATIENCE).await;
+        let number =
+            answer.as_ref().ok().and_then(|a| a.body["SequenceNumber"].as_str()?.parse().ok());
+        // AWS's errors do not tell whether it happened.
+        number.map_or_else(|| Fate::Unknown(format!("{answer:?}")), Fate::Acked)
+    }
+}
+
+impl From<Result<SequenceNumber, Error>> for Fate {
+    fn from(outcome: Result<SequenceNumber, Error>) -> Fate {
+        match outcome {
+            Ok(number) => Fate::Acked(number),
+            Err(error) if error.effect() == Effect::None => Fate::Refused(error.to_string()),
+            Err(error) => Fate::Unknown(error.to_string()),
+        }
+    }
+}
+
 async fn write(
-    client: Client,
+    door: Door,
     stream: String,
     key: String,
     stop: Arc<AtomicBool>,
@@ -110,20 +156,11 @@ async fn write(
     let mut attempts: Vec<Attempt> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let number = attempts.len() as u64;
-        let data = Bytes::from(format!("{key}/{number}"));
-        let fate = match put(&client, &stream, &key, data).await {
-            Ok(number) => {
-                acked.fetch_add(1, Ordering::Relaxed);
-                Fate::Acked(number)
-            }
-            Err(error) => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                match error.effect() {
-                    Effect::None => Fate::Refused(error.to_string()),
-                    _ => Fate::Unknown(error.to_string()),
-                }
-            }
-        };
+        let fate = door.put(&stream, &key, format!("{key}/{number}")).await;
+        match fate {
+            Fate::Acked(_) => drop(acked.fetch_add(1, Ordering::Relaxed)),
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
         attempts.push(Attempt { key: key.clone(), number, fate });
     }
     attempts

@@ -155,7 +155,10 @@ async fn links_that_break_all_the_time_lose_and_repeat_nothing() -> anyhow::Resu
     let cluster = Cluster::start(Storage::Simulated).await?;
     cluster.create_stream(STREAM, 2).await?;
     let client = cluster.client(&[0, 1, 2], Options::default())?;
-    let load = Load::start(&client, STREAM, "w", 8);
+    let load = Load::start(&client, STREAM, "w", 4);
+    let routed: Vec<Load> = (0..3)
+        .map(|seat| Load::start_at(cluster.kinesis(seat), STREAM, &format!("r{seat}"), 3))
+        .collect();
     load.wait_acked(20).await?;
     for round in 0..40 {
         let (a, b) = [(0, 1), (1, 2), (0, 2)][round % 3];
@@ -165,7 +168,10 @@ async fn links_that_break_all_the_time_lose_and_repeat_nothing() -> anyhow::Resu
         tokio::time::sleep(Duration::from_millis([50, 0, 150][round % 3])).await;
     }
     load.wait_acked(100).await.context("healed")?;
-    let attempts = load.finish().await?;
+    let mut attempts = load.finish().await?;
+    for load in routed {
+        attempts.extend(load.finish().await?);
+    }
     ensure!(attempts.iter().any(|attempt| matches!(attempt.fate, Fate::Acked(_))));
     for seat in 0..3 {
         let read = read_whole(cluster.kinesis(seat), STREAM).await?;

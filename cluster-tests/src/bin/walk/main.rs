@@ -105,7 +105,11 @@ async fn walk(arguments: &Arguments) -> anyhow::Result<()> {
 
     let (progress, by_cli, by_client) = intend(&lines);
     let ground = Mutex::new(ground);
-    let failover = put(&cli, &addresses, &ground, &progress, &by_cli, &by_client).await?;
+    let failover = put(&cli, &addresses, &ground, &progress, &by_cli, &by_client).await;
+    for (words, count) in progress.notes() {
+        println!("walk: {count} times: {words}");
+    }
+    let failover = failover?;
     let ground = ground.into_inner();
     println!(
         "walk: killed {}, leader of {}; {} led after {} ms; {} was started again and is ready",
@@ -206,9 +210,6 @@ fn leaders(view: &admin::View) -> String {
 }
 
 fn report(lines: &Lines, progress: &Progress, failover: &Failover) -> anyhow::Result<()> {
-    for (words, count) in progress.notes() {
-        println!("walk: {count} times: {words}");
-    }
     progress.with(|history| {
         let outs: Vec<(&str, usize)> = [readback::GET_RECORDS, readback::TAIL]
             .into_iter()

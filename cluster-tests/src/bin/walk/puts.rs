@@ -17,6 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::Instant;
 use tristream_cluster_tests::aws_cli::{self, AwsCli, Outcome};
+use tristream_cluster_tests::command;
 use tristream_cluster_tests::history::{Event, RecordId};
 
 use crate::progress::Progress;
@@ -173,13 +174,13 @@ pub(crate) async fn by_client(
 
 /// One run over `records`; gives back those that were not acked.
 async fn one_run(
-    mut command: Command,
+    mut put: Command,
     records: &[RecordId],
     progress: &Progress,
     pace: Pace,
 ) -> anyhow::Result<Vec<RecordId>> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().context("cannot run `tristream put`")?;
+    put.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = put.spawn().context("cannot run `tristream put`")?;
     let mut stdin = child.stdin.take().context("no stdin")?;
     let stdout = child.stdout.take().context("no stdout")?;
     let mut stderr = child.stderr.take().context("no stderr")?;
@@ -249,7 +250,13 @@ async fn one_run(
         bail!("`tristream put` acked every line and ended with {status}: {words}");
     }
     if !failed.is_empty() {
-        progress.note(format!("`tristream put` left {} lines: {}", failed.len(), words.trim()));
+        let fed = (fed * FEED_LINES).min(records.len());
+        progress.note(format!(
+            "`tristream put` ended with {status}, took {fed} of {} lines and acked all but {}: {}",
+            records.len(),
+            failed.len(),
+            command::tail(&words, 3),
+        ));
     }
     Ok(failed)
 }
