@@ -8,11 +8,13 @@ COPY proto/Cargo.toml proto/Cargo.toml
 COPY client/Cargo.toml client/Cargo.toml
 COPY node/Cargo.toml node/Cargo.toml
 COPY cluster-tests/Cargo.toml cluster-tests/Cargo.toml
+COPY cluster-tests/interpose/Cargo.toml cluster-tests/interpose/Cargo.toml
 COPY xtask/Cargo.toml xtask/Cargo.toml
 # No debug information: the binary is a quarter of the size.
 ENV CARGO_PROFILE_RELEASE_DEBUG=false
-RUN mkdir -p proto/src client/src node/src cluster-tests/src xtask/src \
+RUN mkdir -p proto/src client/src node/src cluster-tests/src cluster-tests/interpose/src xtask/src \
     && touch proto/src/lib.rs client/src/lib.rs node/src/lib.rs cluster-tests/src/lib.rs \
+        cluster-tests/interpose/src/lib.rs \
     && echo 'fn main() {}' | tee proto/build.rs node/src/main.rs xtask/src/main.rs >/dev/null \
     && cargo build --release --locked -p tristream-node
 COPY proto proto

@@ -63,6 +63,15 @@ fn disks_that_lie_are_found_out() {
     assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
 }
 
+/// Replication to a node that is gone was once tried again at once, for ever: time stands still in such a loop.
+#[test]
+fn a_node_that_is_gone_is_not_asked_without_pause() {
+    let script = script("one_node_gone.json");
+    let run = ["simulate", "--from", "1", "--seconds", "10", "--script", &script];
+    let output = lab(&[&run[..], &["--patience", "240"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+}
+
 #[test]
 fn misuse_is_told_from_violation() {
     for arguments in [

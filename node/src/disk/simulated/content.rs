@@ -1,7 +1,6 @@
-//! What one simulated file holds: what reads see, what is durable, and what a power loss makes of the rest.
+//! The bytes of one simulated file: what reads see, what is certain, and what lies between.
 //!
-//! Invariant: `durable` changes only by a sync, or by a power loss, which then decides what reads see. Must
-//! not know names, handles or waiting.
+//! Pure. Must not know names or processes.
 
 use bytes::Bytes;
 use rand::Rng;

@@ -15,9 +15,6 @@ use clap::{Args, ValueEnum};
 use tokio::time::Instant;
 use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Settings, Sum};
 
-/// Real time that one seed may take.
-const PATIENCE: Duration = Duration::from_secs(900);
-
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The first seed.
@@ -58,6 +55,9 @@ struct Run {
     /// Faults from a file of JSON instead of from the seed.
     #[arg(long)]
     script: Option<PathBuf>,
+    /// How many real seconds one seed may take.
+    #[arg(long, default_value_t = 900)]
+    patience: u64,
     /// Hash the log with every line of debugging, which takes several times as long.
     #[arg(long)]
     full: bool,
@@ -87,9 +87,10 @@ fn say(words: &str) -> anyhow::Result<()> {
 /// Runs one seed here.
 pub(super) fn one_seed(arguments: &OneSeed) -> anyhow::Result<bool> {
     // A step that never ends is a finding, not a reason to wait for ever.
-    thread::spawn(|| {
-        thread::sleep(PATIENCE);
-        complain(&format!("no end after {} s: a task runs on and on", PATIENCE.as_secs()));
+    let patience = arguments.run.patience;
+    thread::spawn(move || {
+        thread::sleep(Duration::from_secs(patience));
+        complain(&format!("no end after {patience} s: a task runs on and on"));
         std::process::exit(3);
     });
     let report = simulation::run(Settings {
@@ -180,6 +181,7 @@ impl Arguments {
 fn in_a_process(seed: u64, run: &Run) -> anyhow::Result<Report> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["seed", "--seed", &seed.to_string(), "--seconds", &run.seconds.to_string()]);
+    command.args(["--patience", &run.patience.to_string()]);
     if run.full {
         command.arg("--full");
     }
