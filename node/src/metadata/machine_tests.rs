@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tristream_proto::domain::limits::ACCOUNT_SHARDS_MAX;
 use tristream_proto::domain::{Incarnation, StreamName, Timestamp};
 
 use super::*;
@@ -35,7 +36,7 @@ fn create(text: &str, shard_count: u32) -> Command {
 fn life() -> Vec<Command> {
     let incarnation = Incarnation(1);
     vec![
-        create("a", 300),
+        create("a", 150),
         create("b", 1),
         create("a", 1),
         Command::ActivateStream { name: name("a"), incarnation },
@@ -211,7 +212,7 @@ fn rows_that_make_no_view_are_thrown_away() {
 #[test]
 fn rows_stay_small() {
     let tables = memory();
-    apply(&mut open(&tables), 1, &create("a", 1000));
+    apply(&mut open(&tables), 1, &create("a", ACCOUNT_SHARDS_MAX as u32));
     let largest = rows_of(&tables).iter().map(|(key, value)| key.len() + value.len()).max();
     assert!(largest.unwrap() < 4096, "{largest:?}");
 }
