@@ -27,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
     for i in 0..10 {
         let key = PartitionKey::new(&format!("customer-{i}")).context("a key")?;
         let data = format!("order {i}").into();
-        let record = Record { partition_key: key, explicit_hash_key: None, data };
+        let record = Record { partition_key: key, explicit_hash_key: None, origin: None, data };
         let number = client.put(&stream, record).await?;
         println!("stored   {} {number}", number.shard);
     }

@@ -116,7 +116,7 @@ impl Client {
         &self,
         name: &StreamName,
     ) -> Result<Arc<StreamDescription>, Error> {
-        let request = wire::DescribeStreamRequest { name: name.to_string() };
+        let request = wire::DescribeStreamRequest { name: name.to_string(), map_version_min: 0 };
         let answer = self
             .ask(Policy::Always, |mut node| {
                 let request = request.clone();

@@ -16,6 +16,9 @@ pub enum Error {
     /// A stream of this name exists.
     #[error("already exists: {0}")]
     AlreadyExists(String),
+    /// The stream is being created, changed or deleted.
+    #[error("not active: {0}")]
+    NotActive(String),
     /// A quota would be exceeded.
     #[error("limit exceeded: {0}")]
     LimitExceeded(String),
@@ -55,6 +58,7 @@ impl Error {
             Error::NotLeader { .. } | Error::StaleMap(_) => Retry::Elsewhere,
             Error::StreamNotFound(_)
             | Error::AlreadyExists(_)
+            | Error::NotActive(_)
             | Error::LimitExceeded(_)
             | Error::Invalid(_)
             | Error::Protocol(_) => Retry::Never,
@@ -130,6 +134,7 @@ impl From<wire::Refusal> for Error {
             Kind::Unknown => Error::Unknown(message),
             Kind::Invalid => Error::Invalid(message),
             Kind::AlreadyExists => Error::AlreadyExists(message),
+            Kind::NotActive => Error::NotActive(message),
             Kind::LimitExceeded => Error::LimitExceeded(message),
             Kind::Unspecified => Error::Protocol(format!("a refusal without a kind: {message}")),
         }

@@ -24,6 +24,8 @@ pub enum StreamStatus {
     Creating,
     /// It takes and serves records.
     Active,
+    /// It takes and serves records, while its shards are being split or merged.
+    Updating,
     /// It is going away.
     Deleting,
 }
@@ -60,6 +62,7 @@ impl TryFrom<wire::Stream> for StreamDescription {
         let status = match stream.status() {
             wire::StreamStatus::Creating => StreamStatus::Creating,
             wire::StreamStatus::Active => StreamStatus::Active,
+            wire::StreamStatus::Updating => StreamStatus::Updating,
             wire::StreamStatus::Deleting => StreamStatus::Deleting,
             wire::StreamStatus::Unspecified => return Err(bad("a stream without status".into())),
         };
@@ -218,6 +221,7 @@ mod tests {
             created_ms: 5,
             map_version: 3,
             shards: stream(1, 3, 0).map.shards().iter().map(wire::Shard::from).collect(),
+            on_demand: false,
         };
         assert_eq!(
             StreamDescription::try_from(good.clone()).map(|d| (d.version(), d.leaders)),

@@ -27,6 +27,7 @@ use tristream_node::clock::SystemClock;
 use tristream_node::config::{Config, NodeAddress};
 use tristream_node::disk::{Disk, RealDisk, SimulatedDisk};
 use tristream_node::entropy::OsEntropy;
+use tristream_node::failpoint::NoFailpoints;
 use tristream_node::{Node, World};
 
 use wires::Wires;
@@ -174,6 +175,7 @@ impl Cluster {
             net: Arc::new(self.wires.of(seat)),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(OsEntropy),
+            failpoints: Arc::new(NoFailpoints),
         }
     }
 

@@ -37,6 +37,19 @@ pub struct Config {
     /// How long a put waits for a leader and a quorum, in milliseconds.
     #[serde(default = "put_deadline_ms_default")]
     pub put_deadline_ms: u64,
+    /// Whether AWS's limits on control calls hold (half or double, changes per day). Default: yes.
+    #[serde(default = "yes")]
+    pub quotas: bool,
+    /// Whether a put that is sent again is stored once (docs/deduplication.md). Default: yes.
+    #[serde(default = "yes")]
+    pub deduplicate: bool,
+    /// Seconds for which records are kept, whatever their streams say: for tests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_override_seconds: Option<u64>,
+    /// Seconds over which a stream on demand looks for its peak (AWS: 30 days, and it never scales down;
+    /// default: 600).
+    #[serde(default = "on_demand_window_seconds_default")]
+    pub on_demand_window_seconds: u64,
     /// All three nodes, this one too, as the others reach them.
     pub nodes: Vec<NodeAddress>,
 }
@@ -106,6 +119,14 @@ fn region_default() -> String {
 
 fn iterator_seconds_default() -> u64 {
     300
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn on_demand_window_seconds_default() -> u64 {
+    600
 }
 
 fn put_deadline_ms_default() -> u64 {

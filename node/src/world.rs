@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, RealDisk};
 use crate::entropy::{Entropy, OsEntropy};
+use crate::failpoint::{Failpoints, NoFailpoints};
 use crate::net::{Net, TcpNet};
 
 /// What a node runs in.
@@ -20,6 +21,8 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// Where tests may stop and kill.
+    pub failpoints: Arc<dyn Failpoints>,
 }
 
 impl World {
@@ -30,6 +33,7 @@ impl World {
             net: Arc::new(TcpNet),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(OsEntropy),
+            failpoints: Arc::new(NoFailpoints),
         }
     }
 }

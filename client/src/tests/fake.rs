@@ -179,6 +179,7 @@ impl Node {
         let stream = wire::Stream {
             name,
             incarnation: state.incarnation,
+            on_demand: false,
             status: wire::StreamStatus::Active.into(),
             created_ms: 1,
             map_version: state.map_version,
@@ -222,13 +223,41 @@ impl Node {
         let stored = state.stored.entry(id).or_default();
         let first = number(request.shard_index, stored.len() as u64 + 1);
         stored.extend(records.iter().map(|r| String::from_utf8_lossy(&r.data).into_owned()));
-        Ok(wire::PutResponse { first_sequence_number: first.to_string(), refusal: None })
+        Ok(wire::PutResponse { first_sequence_number: first.to_string(), ..Default::default() })
     }
 }
 
 #[tonic::async_trait]
 impl Tristream for Node {
     type SubscribeStream = ReceiverStream<Result<wire::SubscribeEvent, Status>>;
+
+    async fn split_shard(
+        &self,
+        _: Request<wire::SplitShardRequest>,
+    ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
+        Err(Status::unimplemented("the fake reshards nothing"))
+    }
+
+    async fn merge_shards(
+        &self,
+        _: Request<wire::MergeShardsRequest>,
+    ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
+        Err(Status::unimplemented("the fake reshards nothing"))
+    }
+
+    async fn update_shard_count(
+        &self,
+        _: Request<wire::UpdateShardCountRequest>,
+    ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
+        Err(Status::unimplemented("the fake reshards nothing"))
+    }
+
+    async fn update_stream_mode(
+        &self,
+        _: Request<wire::UpdateStreamModeRequest>,
+    ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
+        Err(Status::unimplemented("the fake reshards nothing"))
+    }
 
     async fn create_stream(
         &self,

@@ -16,7 +16,7 @@ fn orders() -> StreamName {
 
 fn record(key: &str, data: &str) -> Record {
     let partition_key = PartitionKey::new(key).expect("a key");
-    Record { partition_key, explicit_hash_key: None, data: data.to_owned().into() }
+    Record { partition_key, explicit_hash_key: None, origin: None, data: data.to_owned().into() }
 }
 
 async fn put(client: &Client) -> Result<SequenceNumber, Error> {

@@ -55,6 +55,7 @@ pub async fn put(
     let record = Record {
         partition_key: PartitionKey::new(key).expect("a legal key"),
         explicit_hash_key: None,
+        origin: None,
         data,
     };
     let stream: StreamName = stream.parse().expect("a legal name");

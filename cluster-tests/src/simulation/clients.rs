@@ -76,7 +76,7 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
         for (_, key, data) in &batch {
             let partition_key = PartitionKey::new(key).ok_or("not a key")?;
             let data = data.clone();
-            records.push(Record { partition_key, explicit_hash_key: None, data });
+            records.push(Record { partition_key, explicit_hash_key: None, origin: None, data });
         }
         let outcomes = client.put_batch(&board.stream, records).await;
         for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {

@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tristream_node::config::{Config, Log, NodeAddress, Raft};
 use tristream_node::disk::SimulatedDisk;
+use tristream_node::failpoint::NoFailpoints;
 use tristream_node::{Node, World};
 use turmoil::Sim;
 
@@ -483,6 +484,7 @@ impl Place {
             entropy: SeededEntropy::new(
                 self.seed.wrapping_mul(1_000_003).wrapping_add(life * 3 + self.node as u64),
             ),
+            failpoints: Arc::new(NoFailpoints),
         };
         let node = match Node::start(self.config(), world).await {
             Ok(node) => node,
@@ -525,6 +527,10 @@ impl Place {
             log: self.log.clone(),
             iterator_seconds: 300,
             put_deadline_ms: 5_000,
+            quotas: false,
+            deduplicate: true,
+            retention_override_seconds: None,
+            on_demand_window_seconds: 600,
             nodes: (0..3).map(address).collect(),
         }
     }

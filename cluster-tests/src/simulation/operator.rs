@@ -66,6 +66,7 @@ async fn cycle(
     let record = Record {
         partition_key: PartitionKey::new("k").ok_or_else(|| Error::Invalid("key".to_owned()))?,
         explicit_hash_key: None,
+        origin: None,
         data: Bytes::from_static(b"passing"),
     };
     insist(|| client.put(name, record.clone()), |_| false).await?;

@@ -9,17 +9,18 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tristream_proto::domain::{
-    GroupId, HashKeyRange, Incarnation, MapVersion, NodeId, ReadFrom, Record, RecordPosition,
-    SequenceNumber, Shard, ShardId, ShardMap, StoredRecord, StreamName, Timestamp, TokenKey,
+    GroupId, HashKey, HashKeyRange, Incarnation, MapVersion, NodeId, ReadFrom, Record,
+    RecordPosition, SequenceNumber, Shard, ShardId, ShardMap, StoredRecord, StreamName, Timestamp,
+    TokenKey,
 };
 use tristream_proto::wire;
 
 use super::{Api, Streams};
 use crate::clock::Clock;
 use crate::entropy::OsEntropy;
-use crate::metadata::{Stream, StreamStatus, View};
+use crate::metadata::{Stream, StreamMode, StreamStatus, View};
 use crate::router::{Error, NewStream};
-use crate::shard::{Page, Placed};
+use crate::shard::Page;
 
 /// Open shards that the fake bears.
 pub(crate) const SHARDS_MAX: usize = 1_000;
@@ -184,26 +185,28 @@ impl State {
             record_bytes_max: new.record_bytes_max,
             tags: new.tags,
             map: ShardMap::new(MapVersion(1), shards).unwrap(),
+            reshards: vec![],
+            goal: None,
+            next_shard: new.shard_count,
+            rescaled: vec![],
+            mode_changed: vec![],
         };
         self.view.streams.insert(new.name, Arc::new(stream));
         Ok(())
     }
 
-    fn put(&mut self, shard: &Shard, records: Vec<Record>, now: Timestamp) -> Placed {
+    fn put(&mut self, shard: &Shard, record: Record, now: Timestamp) -> SequenceNumber {
         self.entries += 1;
-        let first = SequenceNumber {
+        let sequence_number = SequenceNumber {
             creation_second: shard.creation_second,
             shard: shard.id,
             counter: RecordPosition { index: self.entries, position: 0 }.counter(),
             record_second: now.seconds(),
         };
-        let placed = Placed { first, count: records.len() as u32 };
         let log = self.records.entry(shard.group).or_default();
-        for (record, sequence_number) in records.into_iter().zip(placed.numbers()) {
-            let Record { partition_key, data, .. } = record;
-            log.push(StoredRecord { sequence_number, arrival: now, partition_key, data });
-        }
-        placed
+        let Record { partition_key, data, .. } = record;
+        log.push(StoredRecord { sequence_number, arrival: now, partition_key, data });
+        sequence_number
     }
 
     fn read(&self, shard: &Shard, from: RecordPosition, count_max: usize) -> Page {
@@ -215,6 +218,7 @@ impl State {
         Page {
             next: records.last().map_or(from, |last| last.sequence_number.position().next()),
             at_tip: records.len() == all,
+            at_end: false,
             newest_arrival: log.last().map(|newest| newest.arrival),
             records,
         }
@@ -270,11 +274,10 @@ impl Streams for Fake {
 
     fn put<'a>(
         &'a self,
-        _: &'a Stream,
-        shard: &'a Shard,
+        stream: &'a Stream,
         records: Vec<Record>,
         _: Duration,
-    ) -> BoxFuture<'a, Result<Placed, Error>> {
+    ) -> BoxFuture<'a, Vec<Result<SequenceNumber, Error>>> {
         Box::pin(async move {
             let gate = self.gate.lock().clone();
             if let Some(gate) = gate {
@@ -282,11 +285,53 @@ impl Streams for Fake {
                 gate.acquire().await.unwrap().forget();
             }
             let mut state = self.state.lock();
-            match state.put_faults.get(&shard.id) {
-                Some(error) => Err(error.clone()),
-                None => Ok(state.put(shard, records, self.clock.now())),
-            }
+            let mut put = |record: Record| {
+                let shard = stream.map.owner(record.hash_key());
+                match state.put_faults.get(&shard.id) {
+                    Some(error) => Err(error.clone()),
+                    None => Ok(state.put(shard, record, self.clock.now())),
+                }
+            };
+            records.into_iter().map(&mut put).collect()
         })
+    }
+
+    fn split_shard<'a>(
+        &'a self,
+        _: &'a Stream,
+        _: ShardId,
+        _: HashKey,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        soon(Ok(()))
+    }
+
+    fn merge_shards<'a>(
+        &'a self,
+        _: &'a Stream,
+        _: ShardId,
+        _: ShardId,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        soon(Ok(()))
+    }
+
+    fn update_shard_count<'a>(
+        &'a self,
+        _: &'a Stream,
+        _: u32,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        soon(Ok(()))
+    }
+
+    fn update_mode<'a>(
+        &'a self,
+        _: &'a Stream,
+        _: StreamMode,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        soon(Ok(()))
     }
 
     fn read<'a>(
@@ -321,6 +366,7 @@ impl Streams for Fake {
             members: vec![1, 2, 3],
             committed: 17,
             replicas: vec![wire::ReplicaStatus { node: 2, matched: 16, lag: 1 }],
+            ..Default::default()
         };
         let node = wire::NodeStatus {
             id: 1,

@@ -46,7 +46,8 @@ impl RecordInput {
         let partition_key = PartitionKey::new(&key)
             .ok_or_else(|| Error::Internal("an unchecked partition key".to_owned()))?;
         let explicit_hash_key = self.explicit_hash_key.map(|text| hash_key(&text)).transpose()?;
-        Ok(Record { partition_key, explicit_hash_key, data: self.data.unwrap_or_default() })
+        let data = self.data.unwrap_or_default();
+        Ok(Record { partition_key, explicit_hash_key, data, origin: None })
     }
 }
 

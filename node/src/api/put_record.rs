@@ -5,6 +5,7 @@ use super::foreign_number::ForeignNumber;
 use super::put::{self, RecordInput};
 use super::validate::{Checks, SEQUENCE_NUMBER};
 use super::{Api, Error, Members, Reply};
+use crate::router;
 
 /// Stores one record.
 pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
@@ -31,14 +32,14 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
         return Err(Error::DryRun);
     }
     let shard = stream.map.owner(record.hash_key());
-    let placed = api
-        .streams
-        .put(&stream, shard, vec![record], api.put_deadline)
-        .await
+    let mut outcomes = api.streams.put(&stream, vec![record], api.put_deadline).await;
+    let number = outcomes
+        .pop()
+        .unwrap_or_else(|| Err(router::Error::Unknown("a put without an outcome".to_owned())))
         .map_err(|error| put::refusal(api, &stream, shard.id, error))?;
     Ok(Members::new()
-        .with("ShardId", shard.id.to_string())
-        .with("SequenceNumber", placed.first.to_string())
+        .with("ShardId", number.shard.to_string())
+        .with("SequenceNumber", number.to_string())
         .into())
 }
 

@@ -1,9 +1,6 @@
 //! PutRecords (kinesis-contract 10.25): one put per shard, all at once; the answer tells of each
 //! record.
 
-use std::collections::BTreeMap;
-
-use futures::future::join_all;
 use tristream_proto::domain::limits::{PUT_RECORDS_BYTES_MAX, PUT_RECORDS_COUNT_MAX};
 use tristream_proto::domain::{Record, SequenceNumber, ShardId};
 
@@ -12,18 +9,12 @@ use super::put::{self, RecordInput};
 use super::validate::Checks;
 use super::{Api, Error, Members, Reply, Value};
 use crate::metadata::Stream;
+use crate::router;
 
 /// AWS shows Java's name of a record, and its suite checks the hash to the letter.
 const SHOWN_RECORD: &str = "com.amazonaws.kinesis.v20131202.PutRecordsRequestEntry@c965e310";
 
 type Outcome = Result<(ShardId, SequenceNumber), Error>;
-
-/// The records of one shard, with their places in the request.
-#[derive(Default)]
-struct Share {
-    places: Vec<usize>,
-    records: Vec<Record>,
-}
 
 /// Stores up to 500 records.
 pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
@@ -77,39 +68,16 @@ fn check_records(checks: &mut Checks, records: &[Option<RecordInput>]) {
     }
 }
 
-/// Puts every shard's share at the same time. Within a shard the order of the request is kept.
+/// Puts the records; within a shard their order is kept.
 async fn put_all(api: &Api, stream: &Stream, records: Vec<Record>) -> Vec<Outcome> {
-    let lost = || Err(Error::Internal("the shard numbered fewer records than it got".to_owned()));
-    let mut outcomes: Vec<Outcome> = records.iter().map(|_| lost()).collect();
-    let mut shares: BTreeMap<ShardId, Share> = BTreeMap::new();
-    for (place, record) in records.into_iter().enumerate() {
-        let share = shares.entry(stream.map.owner(record.hash_key()).id).or_default();
-        share.places.push(place);
-        share.records.push(record);
-    }
-    let puts = shares.into_iter().filter_map(|(id, share)| {
-        let shard = stream.map.get(id)?;
-        Some(async move {
-            let put = api.streams.put(stream, shard, share.records, api.put_deadline);
-            (id, share.places, put.await)
-        })
-    });
-    for (id, places, put) in join_all(puts).await {
-        match put {
-            Ok(placed) => {
-                for (place, number) in places.into_iter().zip(placed.numbers()) {
-                    outcomes[place] = Ok((id, number));
-                }
-            }
-            Err(error) => {
-                let refusal = put::refusal(api, stream, id, error);
-                for place in places {
-                    outcomes[place] = Err(refusal.clone());
-                }
-            }
-        }
-    }
-    outcomes
+    let shards: Vec<ShardId> =
+        records.iter().map(|record| stream.map.owner(record.hash_key()).id).collect();
+    let outcomes = api.streams.put(stream, records, api.put_deadline).await;
+    let told = |(shard, outcome): (ShardId, Result<SequenceNumber, router::Error>)| match outcome {
+        Ok(number) => Ok((number.shard, number)),
+        Err(error) => Err(put::refusal(api, stream, shard, error)),
+    };
+    shards.into_iter().zip(outcomes).map(told).collect()
 }
 
 /// AWS answers 200 however many records failed. Only a stream that has gone meanwhile fails the

@@ -10,6 +10,7 @@ pub(super) fn status(status: StreamStatus) -> &'static str {
     match status {
         StreamStatus::Creating => "CREATING",
         StreamStatus::Active => "ACTIVE",
+        StreamStatus::Updating => "UPDATING",
         StreamStatus::Deleting => "DELETING",
     }
 }

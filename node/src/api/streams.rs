@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tristream_proto::domain::{ReadFrom, Record, RecordPosition, Shard, StreamName};
+use tristream_proto::domain::{
+    HashKey, ReadFrom, Record, RecordPosition, SequenceNumber, Shard, ShardId, StreamName,
+};
 use tristream_proto::wire::ClusterStatusResponse;
 
-use crate::metadata::{Stream, View};
+use crate::metadata::{Stream, StreamMode, View};
 use crate::router::{Error, NewStream, Router};
-use crate::shard::{Page, Placed};
+use crate::shard::Page;
 
 /// Streams and their records, wherever they live. Each method is the router's of that name.
 pub trait Streams: Send + Sync + 'static {
@@ -33,10 +35,39 @@ pub trait Streams: Send + Sync + 'static {
     fn put<'a>(
         &'a self,
         stream: &'a Stream,
-        shard: &'a Shard,
         records: Vec<Record>,
         deadline: Duration,
-    ) -> BoxFuture<'a, Result<Placed, Error>>;
+    ) -> BoxFuture<'a, Vec<Result<SequenceNumber, Error>>>;
+    /// See [`Router::split_shard`].
+    fn split_shard<'a>(
+        &'a self,
+        stream: &'a Stream,
+        shard: ShardId,
+        at: HashKey,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+    /// See [`Router::merge_shards`].
+    fn merge_shards<'a>(
+        &'a self,
+        stream: &'a Stream,
+        shard: ShardId,
+        adjacent: ShardId,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+    /// See [`Router::update_shard_count`].
+    fn update_shard_count<'a>(
+        &'a self,
+        stream: &'a Stream,
+        target: u32,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>>;
+    /// See [`Router::update_mode`].
+    fn update_mode<'a>(
+        &'a self,
+        stream: &'a Stream,
+        mode: StreamMode,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>>;
     /// See [`Router::read`].
     fn read<'a>(
         &'a self,
@@ -83,11 +114,48 @@ impl Streams for Router {
     fn put<'a>(
         &'a self,
         stream: &'a Stream,
-        shard: &'a Shard,
         records: Vec<Record>,
         deadline: Duration,
-    ) -> BoxFuture<'a, Result<Placed, Error>> {
-        Box::pin(Router::put(self, stream, shard, records, deadline))
+    ) -> BoxFuture<'a, Vec<Result<SequenceNumber, Error>>> {
+        Box::pin(Router::put(self, stream, records, deadline))
+    }
+
+    fn split_shard<'a>(
+        &'a self,
+        stream: &'a Stream,
+        shard: ShardId,
+        at: HashKey,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(Router::split_shard(self, stream, shard, at, deadline))
+    }
+
+    fn merge_shards<'a>(
+        &'a self,
+        stream: &'a Stream,
+        shard: ShardId,
+        adjacent: ShardId,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(Router::merge_shards(self, stream, shard, adjacent, deadline))
+    }
+
+    fn update_shard_count<'a>(
+        &'a self,
+        stream: &'a Stream,
+        target: u32,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(Router::update_shard_count(self, stream, target, deadline))
+    }
+
+    fn update_mode<'a>(
+        &'a self,
+        stream: &'a Stream,
+        mode: StreamMode,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(Router::update_mode(self, stream, mode, deadline))
     }
 
     fn read<'a>(

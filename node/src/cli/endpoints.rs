@@ -56,6 +56,9 @@ pub(super) fn explain(error: Error, endpoints: &Endpoints) -> anyhow::Error {
                 .to_owned()
         }
         Error::AlreadyExists(_) => "choose another name, or delete that stream first".to_owned(),
+        Error::NotActive(_) => {
+            "see `tristream stream list`, and try again when it is ACTIVE".to_owned()
+        }
         Error::LimitExceeded(_) => "use fewer shards, or delete a stream".to_owned(),
         Error::Throttled(_) => "send slower, or use more shards".to_owned(),
         Error::Protocol(_) => "are the nodes of the same version as this program?".to_owned(),

@@ -224,7 +224,7 @@ impl Args {
         };
         let partition_key =
             PartitionKey::new(&key).ok_or("a partition key has 1 to 256 characters".to_owned())?;
-        Ok(Record { partition_key, explicit_hash_key: None, data: data.into() })
+        Ok(Record { partition_key, explicit_hash_key: None, origin: None, data: data.into() })
     }
 }
 

@@ -197,6 +197,7 @@ mod tests {
             members: vec![1, 2, 3],
             committed: 1000,
             replicas: vec![replica(1, 0), replica(2, 0), replica(3, group * 17)],
+            ..Default::default()
         };
         wire::ClusterStatusResponse {
             cluster: "c0ffee".to_owned(),

@@ -216,6 +216,7 @@ fn word(status: StreamStatus) -> &'static str {
     match status {
         StreamStatus::Creating => "CREATING",
         StreamStatus::Active => "ACTIVE",
+        StreamStatus::Updating => "UPDATING",
         StreamStatus::Deleting => "DELETING",
     }
 }

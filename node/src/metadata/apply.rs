@@ -42,6 +42,7 @@ pub(super) fn apply(view: &View, command: &Command) -> (Option<View>, Outcome) {
         Command::ActivateStream { name, incarnation } => activate(view, name, *incarnation),
         Command::DeleteStream { name } => delete(view, name),
         Command::ForgetStream { name, incarnation } => forget(view, name, *incarnation),
+        _ => (None, Outcome::Invalid { reason: "not built yet".to_owned() }),
     }
 }
 
@@ -83,6 +84,11 @@ fn create(view: &View, new: NewStream<'_>) -> Result<View, Outcome> {
         record_bytes_max: new.record_bytes_max,
         tags: new.tags.clone(),
         map,
+        reshards: vec![],
+        goal: None,
+        next_shard: new.shard_count,
+        rescaled: vec![],
+        mode_changed: vec![],
     };
     after.streams.insert(new.name.clone(), Arc::new(stream));
     Ok(after)

@@ -8,6 +8,7 @@ mod apply;
 mod command;
 mod flusher;
 mod machine;
+pub mod plan;
 mod rows;
 mod view;
 
@@ -27,7 +28,7 @@ use crate::tasks::Tasks;
 use machine::Machine;
 
 pub use command::{Command, Outcome};
-pub use view::{Stream, StreamMode, StreamStatus, View};
+pub use view::{Goal, Reshard, Stream, StreamMode, StreamStatus, View};
 
 /// A handle on the metadata group of this node. Clones are cheap.
 #[derive(Clone)]

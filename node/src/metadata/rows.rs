@@ -180,6 +180,11 @@ fn join(head: Head, shards: Vec<Shard>, tags: BTreeMap<String, String>) -> io::R
         retention_hours: head.retention_hours,
         record_bytes_max: head.record_bytes_max,
         tags,
+        reshards: vec![],
+        goal: None,
+        next_shard: 0,
+        rescaled: vec![],
+        mode_changed: vec![],
     })
 }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tristream_proto::domain::{Incarnation, MapVersion, ShardMap, StreamName, Timestamp};
+use tristream_proto::domain::{
+    HashKey, Incarnation, MapVersion, Shard, ShardId, ShardMap, StreamName, Timestamp,
+};
 
 /// Everything the metadata group knows, as of one applied entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,12 +67,74 @@ pub struct Stream {
     pub tags: BTreeMap<String, String>,
     /// Its shards.
     pub map: ShardMap,
+    /// The reshards under way, by rising id.
+    #[serde(default)]
+    pub reshards: Vec<Reshard>,
+    /// Where a change of the number of shards leads, until it is there.
+    #[serde(default)]
+    pub goal: Option<Goal>,
+    /// Index of the next shard; never given out twice.
+    #[serde(default)]
+    pub next_shard: u32,
+    /// When the number of shards was changed, within the last 24 hours.
+    #[serde(default)]
+    pub rescaled: Vec<Timestamp>,
+    /// When the mode was changed, within the last 24 hours.
+    #[serde(default)]
+    pub mode_changed: Vec<Timestamp>,
+}
+
+/// One split or merge under way: its children exist as groups, and are not in the map yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reshard {
+    /// One shard (split) or two neighbours (merge), by their ranges.
+    pub parents: Vec<ShardId>,
+    /// Two shards or one, by their ranges. Their creation second is not known yet and reads 0.
+    pub children: Vec<Shard>,
+    /// When it began, by the proposer's clock.
+    pub begun: Timestamp,
+}
+
+impl Reshard {
+    /// Names it within the stream: the first child's id, which is never given out twice.
+    pub fn id(&self) -> ShardId {
+        self.children.first().map(|child| child.id).unwrap_or_default()
+    }
+}
+
+/// What is left to do until a stream has the number of shards that was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Goal {
+    /// How many shards.
+    pub target: u32,
+    /// Hash keys at which a shard is still to be split.
+    pub splits: Vec<HashKey>,
+    /// First hash keys of the shards that shall be left: neighbours that meet elsewhere are merged.
+    pub keep: Vec<HashKey>,
 }
 
 impl Stream {
     /// Version of the shard map.
     pub fn map_version(&self) -> MapVersion {
         self.map.version()
+    }
+
+    /// Every shard that has a group: those of the map, and the children of reshards under way.
+    pub fn all_shards(&self) -> impl Iterator<Item = &Shard> {
+        self.map.shards().iter().chain(self.reshards.iter().flat_map(|reshard| &reshard.children))
+    }
+
+    /// The shards that came from `parent`, by their ranges.
+    pub fn children_of(&self, parent: ShardId) -> impl Iterator<Item = &Shard> {
+        let mut children: Vec<&Shard> =
+            self.map.shards().iter().filter(|shard| shard.parents.contains(&parent)).collect();
+        children.sort_by_key(|child| child.range.first);
+        children.into_iter()
+    }
+
+    /// The reshard that `shard` is a parent of, if one is under way.
+    pub fn reshard_of(&self, shard: ShardId) -> Option<&Reshard> {
+        self.reshards.iter().find(|reshard| reshard.parents.contains(&shard))
     }
 }
 
@@ -82,6 +146,8 @@ pub enum StreamStatus {
     Creating,
     /// It takes and serves records.
     Active,
+    /// It takes and serves records, while its shards are being split or merged.
+    Updating,
     /// Its groups are being closed.
     Deleting,
 }

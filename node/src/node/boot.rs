@@ -142,6 +142,7 @@ impl Boot {
             peers,
             self.world.clock.clone(),
             self.world.entropy.clone(),
+            self.config.quotas,
         );
         self.rpc.router.send_replace(Some(router.clone()));
         let api = Api {

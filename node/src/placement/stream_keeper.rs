@@ -37,14 +37,15 @@ pub(super) fn steps(
             StreamStatus::Deleting => {
                 (!groups.any(&is_present)).then_some(Command::ForgetStream { name, incarnation })
             }
-            StreamStatus::Active => None,
+            StreamStatus::Active | StreamStatus::Updating => None,
         }
     };
     view.streams.values().filter_map(|stream| step(stream)).collect()
 }
 
 fn on_their_way(view: &View) -> bool {
-    view.streams.values().any(|stream| stream.status != StreamStatus::Active)
+    let serves = |status| matches!(status, StreamStatus::Active | StreamStatus::Updating);
+    view.streams.values().any(|stream| !serves(stream.status))
 }
 
 /// Starts the keeper.

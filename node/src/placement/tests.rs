@@ -45,6 +45,11 @@ fn stream(
         record_bytes_max: 1 << 20,
         tags: BTreeMap::new(),
         map: ShardMap::new(MapVersion(1), shards).unwrap(),
+        reshards: vec![],
+        goal: None,
+        next_shard: 0,
+        rescaled: vec![],
+        mode_changed: vec![],
     }
 }
 

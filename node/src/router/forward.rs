@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Response, Status};
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
-use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::domain::{GroupId, InvalidSequenceNumber, NodeId, SequenceNumber};
 use tristream_proto::wire;
 use tristream_proto::wire::peer_client::PeerClient;
 use tristream_proto::wire::refusal::Kind;
@@ -22,7 +22,6 @@ use super::Error;
 use super::attempt::Miss;
 use crate::metadata::Outcome;
 use crate::net::Peers;
-use crate::shard::Placed;
 
 /// The leader's own deadline ends this much before ours, so that its exact answer ("no effect", or
 /// "unknown") is back before we must call it unknown.
@@ -45,16 +44,14 @@ impl Forward {
         node: NodeId,
         mut put: wire::PutRequest,
         left: Duration,
-    ) -> Result<Placed, Miss> {
+    ) -> Result<Vec<SequenceNumber>, Miss> {
         let mut client = self.tristream(node)?;
-        let count = put.records.len() as u32;
+        let count = put.records.len();
         put.deadline_ms = leaders_share_ms(left);
         let answer = effective(client.put(bounded(put, left)), left).await?;
-        refused(answer.refusal)?;
-        match answer.first_sequence_number.parse() {
-            Ok(first) => Ok(Placed { first, count }),
-            Err(error) => Err(Miss::Final(Error::Unknown(format!("node {node}: {error}")))),
-        }
+        refused(answer.refusal.clone())?;
+        let numbers = numbers(&answer, count);
+        numbers.map_err(|error| Miss::Final(Error::Unknown(format!("node {node}: {error}"))))
     }
 
     /// A metadata command (JSON) at the metadata leader: its index and outcome.
@@ -121,6 +118,27 @@ impl Forward {
         let unknown = || Miss::elsewhere(format!("node {node} is not in the roster"));
         self.peers.requests(node).ok_or_else(unknown)
     }
+}
+
+/// One number per record.
+fn numbers(
+    answer: &wire::PutResponse,
+    count: usize,
+) -> Result<Vec<SequenceNumber>, InvalidSequenceNumber> {
+    if answer.sequence_numbers.is_empty() {
+        let first: SequenceNumber = answer.first_sequence_number.parse()?;
+        let number = |i| SequenceNumber { counter: first.counter + i, ..first };
+        return Ok((0..count as u64).map(number).collect());
+    }
+    let numbers: Vec<SequenceNumber> =
+        answer.sequence_numbers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    if numbers.len() != count {
+        return Err(InvalidSequenceNumber(format!(
+            "{} numbers for {count} records",
+            numbers.len()
+        )));
+    }
+    Ok(numbers)
 }
 
 fn bounded<T>(message: T, left: Duration) -> Request<T> {
@@ -190,11 +208,13 @@ fn refused(refusal: Option<wire::Refusal>) -> Result<(), Miss> {
         Kind::Unavailable => Miss::elsewhere(why),
         Kind::Throttled => Miss::Final(Error::Throttled(why)),
         Kind::Invalid => Miss::Final(Error::Invalid(why)),
-        // The last three are no answers to what is forwarded; what we do not understand we do not
+        // All but the first are no answers to what is forwarded; what we do not understand we do not
         // repeat.
-        Kind::Unknown | Kind::Unspecified | Kind::AlreadyExists | Kind::LimitExceeded => {
-            Miss::Final(Error::Unknown(why))
-        }
+        Kind::Unknown
+        | Kind::Unspecified
+        | Kind::AlreadyExists
+        | Kind::NotActive
+        | Kind::LimitExceeded => Miss::Final(Error::Unknown(why)),
     })
 }
 

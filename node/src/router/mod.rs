@@ -15,7 +15,7 @@ mod streams;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tristream_proto::domain::{Effect, GroupId, NodeId, Retry, StreamName};
+use tristream_proto::domain::{Effect, GroupId, NodeId, Retry, ShardId, StreamName};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
@@ -60,6 +60,24 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// The stream is being created, changed or deleted, and the request needs it ACTIVE.
+    #[error("stream {0} is not active")]
+    NotActive(StreamName),
+    /// The stream is on demand: its shards are not the caller's to change.
+    #[error("stream {0} is on demand")]
+    OnDemand(StreamName),
+    /// The stream has no such shard.
+    #[error("no such shard: {0}")]
+    NoShard(ShardId),
+    /// The shard is closed, or being split or merged.
+    #[error("{0} is closed, or being split or merged")]
+    NotEligible(ShardId),
+    /// The split or merge does not fit the shards' ranges.
+    #[error("the ranges do not fit: {0}")]
+    BadRange(String),
+    /// AWS's limits on changes forbid it, in AWS's words.
+    #[error("{0}")]
+    ChangeLimit(String),
     /// The shard's queue is full.
     #[error("throttled: {0}")]
     Throttled(String),
@@ -111,12 +129,15 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     barriers: Barriers,
+    /// Whether AWS's limits on changes hold.
+    limited: bool,
 }
 
 impl Router {
     /// A router over this node's replicas (`metadata`, `shards`; `groups` is for their status) and
     /// the other nodes (`peers`). `clock` dates new streams, `entropy` spreads the pauses between
-    /// attempts.
+    /// attempts; `limited` says whether AWS's limits on changes hold.
+    #[expect(clippy::too_many_arguments, reason = "one for each floor below")]
     pub fn new(
         roster: Roster,
         metadata: metadata::Handle,
@@ -125,9 +146,11 @@ impl Router {
         peers: Peers,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
+        limited: bool,
     ) -> Router {
         let (forward, barriers) = (Forward::new(peers), Barriers::default());
-        let inner = Inner { roster, forward, metadata, shards, groups, clock, entropy, barriers };
+        let inner =
+            Inner { roster, forward, metadata, shards, groups, clock, entropy, barriers, limited };
         Router { inner: Arc::new(inner) }
     }
 

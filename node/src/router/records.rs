@@ -1,18 +1,21 @@
 //! Puts to a shard's leader, reads from this node's replica.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 use tristream_proto::domain::limits::{BATCH_RECORDS_MAX, PUT_RECORDS_BYTES_MAX};
-use tristream_proto::domain::{GroupId, ReadFrom, Record, RecordPosition, Shard};
+use tristream_proto::domain::{
+    GroupId, ReadFrom, Record, RecordPosition, SequenceNumber, Shard, ShardId,
+};
 use tristream_proto::wire;
 
 use super::attempt::{Miss, at_leader};
 use super::route::{Route, Search};
 use super::{Error, Router};
 use crate::metadata::Stream;
-use crate::shard::{self, Page, Placed, ReadError};
+use crate::shard::{self, Page, ReadError};
 
 /// How long a read waits for a quorum to confirm the tip, before it is marked stale.
 const CONFIRM_TIME: Duration = Duration::from_millis(500);
@@ -20,22 +23,51 @@ const CONFIRM_TIME: Duration = Duration::from_millis(500);
 const OPEN_TIME: Duration = Duration::from_millis(500);
 
 impl Router {
-    /// Stores records that all belong to `shard`, in this order, all or none. Goes to the leader,
-    /// here or one hop away; while the error proves that nothing happened it tries again until the
-    /// deadline.
+    /// Stores records of one call, each on the shard of its key; in this order within a shard, where
+    /// all are stored or none. One outcome per record, in the order of `records`.
     pub async fn put(
+        &self,
+        stream: &Stream,
+        records: Vec<Record>,
+        deadline: Duration,
+    ) -> Vec<Result<SequenceNumber, Error>> {
+        let lost = || Err(Error::Unknown("a record without an outcome".to_owned()));
+        let mut outcomes: Vec<Result<SequenceNumber, Error>> =
+            records.iter().map(|_| lost()).collect();
+        let mut shares: BTreeMap<ShardId, (Vec<usize>, Vec<Record>)> = BTreeMap::new();
+        for (place, record) in records.into_iter().enumerate() {
+            let share = shares.entry(stream.map.owner(record.hash_key()).id).or_default();
+            share.0.push(place);
+            share.1.push(record);
+        }
+        let puts = shares.into_iter().filter_map(|(id, (places, records))| {
+            let shard = stream.map.get(id)?;
+            Some(async move { (places, self.put_share(stream, shard, records, deadline).await) })
+        });
+        for (places, put) in join_all(puts).await {
+            for (at, place) in places.into_iter().enumerate() {
+                outcomes[place] = match &put {
+                    Ok(numbers) => numbers.get(at).copied().ok_or(lost()).or_else(|lost| lost),
+                    Err(error) => Err(error.clone()),
+                };
+            }
+        }
+        outcomes
+    }
+
+    async fn put_share(
         &self,
         stream: &Stream,
         shard: &Shard,
         records: Vec<Record>,
         deadline: Duration,
-    ) -> Result<Placed, Error> {
+    ) -> Result<Vec<SequenceNumber>, Error> {
         check_size(&records)?;
         let until = Instant::now() + deadline;
         let search = Search::new(self.inner.roster.me, &shard.replicas);
         let leader = || self.leader_of(shard.group);
         let records = &records;
-        let attempt = |route, left| -> BoxFuture<'_, Result<Placed, Miss>> {
+        let attempt = |route, left| -> BoxFuture<'_, Result<Vec<SequenceNumber>, Miss>> {
             Box::pin(async move {
                 self.check_stream(stream)?;
                 match route {
@@ -128,7 +160,7 @@ impl Router {
         group: GroupId,
         records: Vec<Record>,
         left: Duration,
-    ) -> Result<Placed, Miss> {
+    ) -> Result<Vec<SequenceNumber>, Miss> {
         match self.local_shard(group) {
             Some(shard) => Ok(shard.append(records, left).await?),
             None => Err(Miss::elsewhere(format!("group {group} is not open here"))),
@@ -204,6 +236,7 @@ mod tests {
         Record {
             partition_key: PartitionKey::new("k").expect("a legal key"),
             explicit_hash_key: None,
+            origin: None,
             data: Bytes::from(vec![0; data_bytes]),
         }
     }
@@ -225,6 +258,7 @@ mod tests {
             next: RecordPosition { index: next, position: 0 },
             at_tip: true,
             newest_arrival: None,
+            at_end: false,
         };
         assert_eq!(judge(&page(0, 8), 7), Verdict::Whole);
         assert_eq!(judge(&page(2, 8), 7), Verdict::Whole);

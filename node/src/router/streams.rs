@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
-use tristream_proto::domain::{GroupId, NodeId, StreamName};
+use tristream_proto::domain::{GroupId, HashKey, NodeId, ShardId, StreamName};
 
 use super::attempt::{Miss, at_leader};
 use super::route::{Route, Search};
 use super::{Error, NewStream, Router};
-use crate::metadata::{Command, Outcome, Stream, View};
+use crate::metadata::{self, Command, Outcome, Stream, StreamMode, View};
 use crate::raft::ProposeError;
 
 /// How long a fresh view may take before the local one has to do.
@@ -59,6 +59,80 @@ impl Router {
     pub async fn delete_stream(&self, name: &StreamName, deadline: Duration) -> Result<(), Error> {
         let command = Command::DeleteStream { name: name.clone() };
         self.change(command, name.clone(), deadline).await
+    }
+
+    /// Begins to split a shard so that the second child begins at `at`; the stream is UPDATING until it
+    /// is done.
+    pub async fn split_shard(
+        &self,
+        stream: &Stream,
+        shard: ShardId,
+        at: HashKey,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let command = Command::SplitShard {
+            name: stream.name.clone(),
+            incarnation: stream.incarnation,
+            shard,
+            at,
+            now: self.inner.clock.now(),
+            while_updating: false,
+        };
+        self.change(command, stream.name.clone(), deadline).await
+    }
+
+    /// Begins to merge two neighbours.
+    pub async fn merge_shards(
+        &self,
+        stream: &Stream,
+        shard: ShardId,
+        adjacent: ShardId,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let command = Command::MergeShards {
+            name: stream.name.clone(),
+            incarnation: stream.incarnation,
+            shard,
+            adjacent,
+            now: self.inner.clock.now(),
+            while_updating: false,
+        };
+        self.change(command, stream.name.clone(), deadline).await
+    }
+
+    /// Begins to bring the stream to `target` open shards.
+    pub async fn update_shard_count(
+        &self,
+        stream: &Stream,
+        target: u32,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let command = Command::Rescale {
+            name: stream.name.clone(),
+            incarnation: stream.incarnation,
+            map_version: stream.map_version(),
+            goal: metadata::plan::goal(&stream.map, target),
+            now: self.inner.clock.now(),
+            limited: self.inner.limited,
+        };
+        self.change(command, stream.name.clone(), deadline).await
+    }
+
+    /// Changes the stream's mode.
+    pub async fn update_mode(
+        &self,
+        stream: &Stream,
+        mode: StreamMode,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let command = Command::SetMode {
+            name: stream.name.clone(),
+            incarnation: stream.incarnation,
+            mode,
+            now: self.inner.clock.now(),
+            limited: self.inner.limited,
+        };
+        self.change(command, stream.name.clone(), deadline).await
     }
 
     /// Proposes a metadata command here. Only the leader succeeds.
@@ -122,6 +196,13 @@ fn judge(outcome: Outcome, name: StreamName) -> Result<(), Error> {
         Outcome::NotFound => Err(Error::StreamNotFound(name)),
         Outcome::AlreadyExists => Err(Error::AlreadyExists(name)),
         Outcome::ShardLimit { open, limit } => Err(Error::ShardLimit { open, limit }),
+        Outcome::NotActive => Err(Error::NotActive(name)),
+        Outcome::OnDemand => Err(Error::OnDemand(name)),
+        Outcome::NoShard { shard } => Err(Error::NoShard(shard)),
+        Outcome::NotEligible { shard } => Err(Error::NotEligible(shard)),
+        Outcome::BadRange { reason } => Err(Error::BadRange(reason)),
+        Outcome::ChangeLimit { reason } => Err(Error::ChangeLimit(reason)),
+        Outcome::StaleMap => Err(Error::NotActive(name)),
         Outcome::Invalid { reason } => Err(Error::Invalid(reason)),
     }
 }

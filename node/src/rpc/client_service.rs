@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tristream_proto::domain::{
-    GroupId, Incarnation, MapVersion, Record, Shard, ShardId, StreamName, limits,
+    GroupId, Incarnation, MapVersion, Record, SequenceNumber, Shard, ShardId, StreamName, limits,
 };
 use tristream_proto::wire;
 use tristream_proto::wire::refusal::Kind;
@@ -100,7 +100,7 @@ impl ClientService {
         Ok((describe(&router, &stream), nodes(&router)))
     }
 
-    async fn store(&self, request: wire::PutRequest) -> Result<String, wire::Refusal> {
+    async fn store(&self, request: wire::PutRequest) -> Result<Vec<SequenceNumber>, wire::Refusal> {
         let router = self.router()?;
         let stream = self.stream(&router, &request.stream).await?;
         let shard = find_shard(&stream, &Routed::from(&request))?;
@@ -110,8 +110,7 @@ impl ClientService {
         };
         let records = check_records(&stream, shard, request.records)?;
         let handle = open_here(&router, shard)?;
-        let placed = handle.append(records, deadline).await.map_err(|e| status::of_append(&e))?;
-        Ok(placed.first.to_string())
+        handle.append(records, deadline).await.map_err(|e| status::of_append(&e))
     }
 }
 
@@ -159,12 +158,40 @@ impl Tristream for ClientService {
         }))
     }
 
+    async fn split_shard(
+        &self,
+        _request: Request<wire::SplitShardRequest>,
+    ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn merge_shards(
+        &self,
+        _request: Request<wire::MergeShardsRequest>,
+    ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn update_shard_count(
+        &self,
+        _request: Request<wire::UpdateShardCountRequest>,
+    ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn update_stream_mode(
+        &self,
+        _request: Request<wire::UpdateStreamModeRequest>,
+    ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
     async fn put(
         &self,
         request: Request<wire::PutRequest>,
     ) -> Result<Response<wire::PutResponse>, Status> {
         Ok(Response::new(match self.store(request.into_inner()).await {
-            Ok(first_sequence_number) => wire::PutResponse { first_sequence_number, refusal: None },
+            Ok(numbers) => stored(&numbers),
             Err(refusal) => wire::PutResponse { refusal: Some(refusal), ..Default::default() },
         }))
     }
@@ -182,6 +209,23 @@ impl Tristream for ClientService {
     ) -> Result<Response<wire::ClusterStatusResponse>, Status> {
         let router = self.router().map_err(|refusal| Status::unavailable(refusal.message))?;
         Ok(Response::new(router.cluster_status().await))
+    }
+}
+
+/// The answer to a put: one number where the others follow from it.
+fn stored(numbers: &[SequenceNumber]) -> wire::PutResponse {
+    let follows = |pair: &[SequenceNumber]| {
+        pair[1] == SequenceNumber { counter: pair[0].counter + 1, ..pair[0] }
+    };
+    let text = SequenceNumber::to_string;
+    match numbers.first() {
+        Some(first) if numbers.windows(2).all(follows) => {
+            wire::PutResponse { first_sequence_number: text(first), ..Default::default() }
+        }
+        _ => wire::PutResponse {
+            sequence_numbers: numbers.iter().map(text).collect(),
+            ..Default::default()
+        },
     }
 }
 
@@ -290,6 +334,7 @@ fn describe(router: &Router, stream: &Stream) -> wire::Stream {
     let status = match stream.status {
         StreamStatus::Creating => wire::StreamStatus::Creating,
         StreamStatus::Active => wire::StreamStatus::Active,
+        StreamStatus::Updating => wire::StreamStatus::Updating,
         StreamStatus::Deleting => wire::StreamStatus::Deleting,
     };
     let shard = |shard: &Shard| wire::Shard {
@@ -303,6 +348,7 @@ fn describe(router: &Router, stream: &Stream) -> wire::Stream {
         created_ms: stream.created.0,
         map_version: stream.map_version().0,
         shards: stream.map.shards().iter().map(shard).collect(),
+        on_demand: stream.mode == StreamMode::OnDemand,
     }
 }
 

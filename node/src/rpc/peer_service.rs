@@ -106,6 +106,27 @@ impl Peer for PeerService {
         Ok(Response::new(answer))
     }
 
+    async fn copy_window(
+        &self,
+        _request: Request<wire::CopyWindowRequest>,
+    ) -> Result<Response<wire::CopyWindowResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn seal_shard(
+        &self,
+        _request: Request<wire::SealShardRequest>,
+    ) -> Result<Response<wire::SealShardResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
+    async fn inherit(
+        &self,
+        _request: Request<wire::InheritRequest>,
+    ) -> Result<Response<wire::InheritResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+
     async fn led_groups(
         &self,
         _: Request<wire::LedGroupsRequest>,

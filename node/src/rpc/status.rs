@@ -39,6 +39,7 @@ pub fn of_append(error: &AppendError) -> wire::Refusal {
         AppendError::NotLeader { leader } => not_leader(text, *leader),
         AppendError::Throttled { .. } => refusal(Kind::Throttled, text),
         AppendError::Unavailable(_) => refusal(Kind::Unavailable, text),
+        AppendError::Sealed => refusal(Kind::StaleMap, text),
         AppendError::Invalid(_) => refusal(Kind::Invalid, text),
         AppendError::Unknown(_) => refusal(Kind::Unknown, text),
     }
@@ -69,6 +70,12 @@ pub fn of_router(error: &router::Error) -> wire::Refusal {
         router::Error::StreamNotFound(_) => Kind::StreamNotFound,
         router::Error::AlreadyExists(_) => Kind::AlreadyExists,
         router::Error::ShardLimit { .. } => Kind::LimitExceeded,
+        router::Error::NotActive(_) => Kind::NotActive,
+        router::Error::OnDemand(_)
+        | router::Error::NoShard(_)
+        | router::Error::NotEligible(_)
+        | router::Error::BadRange(_) => Kind::Invalid,
+        router::Error::ChangeLimit(_) => Kind::LimitExceeded,
         router::Error::Throttled(_) => Kind::Throttled,
         router::Error::Unavailable(_) | router::Error::Damaged(_) => Kind::Unavailable,
         router::Error::Unknown(_) => Kind::Unknown,

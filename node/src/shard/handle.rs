@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
-use tristream_proto::domain::{ReadFrom, Record, RecordPosition, Shard};
+use tristream_proto::domain::{ReadFrom, Record, RecordPosition, SequenceNumber, Shard};
 
 use super::appender::Appender;
 use super::machine::ShardMachine;
 use super::reader::{self, Entries};
-use super::{AppendError, Page, Placed, ReadError, Rounds};
+use super::{AppendError, Inheritance, Inherited, Page, ReadError, Rounds, Sealed, WindowPart};
 use crate::log::Entry;
 use crate::metrics::{Metrics, Refusal};
 use crate::raft::{Group, Leadership, Status};
@@ -57,13 +57,14 @@ impl Handle {
         &self.inner.shard
     }
 
-    /// Stores `records` in one entry, in this order. Answers when they are durable on a majority,
-    /// or with an error that says whether they may be. Leader only.
+    /// Stores `records` in one entry, in this order, but for those whose origin is remembered: they
+    /// keep the number they have. Answers with a number per record when they are durable on a
+    /// majority, or with an error that says whether they may be. Leader only.
     pub async fn append(
         &self,
         records: Vec<Record>,
         deadline: Duration,
-    ) -> Result<Placed, AppendError> {
+    ) -> Result<Vec<SequenceNumber>, AppendError> {
         let begun = Instant::now();
         let (count, bytes) = (records.len(), records.iter().map(Record::bytes).sum());
         let metrics = &self.inner.metrics;
@@ -79,7 +80,32 @@ impl Handle {
                 }
             }
         }
-        result
+        result.map(|placed| placed.numbers().collect())
+    }
+
+    /// What the shard remembers of calls, from entries behind `after`, by what is applied here. The
+    /// part is bounded in bytes; `more` says that another follows. Leader only.
+    pub async fn window(&self, _after: u64) -> Result<WindowPart, AppendError> {
+        Err(AppendError::Unavailable("not built yet".to_owned()))
+    }
+
+    /// Seals the shard: an entry after which it takes no records. Harmless when it is sealed. With the
+    /// window behind `after`. Leader only.
+    pub async fn seal(
+        &self,
+        _after: u64,
+        _deadline: Duration,
+    ) -> Result<(Sealed, WindowPart), AppendError> {
+        Err(AppendError::Unavailable("not built yet".to_owned()))
+    }
+
+    /// Gives a child what its parents hand over. Parts it has are skipped. Leader only.
+    pub async fn inherit(
+        &self,
+        _inheritance: Inheritance,
+        _deadline: Duration,
+    ) -> Result<Inherited, AppendError> {
+        Err(AppendError::Unavailable("not built yet".to_owned()))
     }
 
     /// Committed records from `from` on, as far as this replica knows them: at most `count_max`
@@ -167,6 +193,6 @@ fn reason(error: &AppendError) -> Option<Refusal> {
         AppendError::Throttled { .. } => Some(Refusal::Throttled),
         AppendError::Unavailable(_) => Some(Refusal::Unavailable),
         AppendError::Unknown(_) => Some(Refusal::Unknown),
-        AppendError::Invalid(_) => None,
+        AppendError::Invalid(_) | AppendError::Sealed => None,
     }
 }

@@ -7,6 +7,7 @@
 mod appender;
 mod command;
 mod handle;
+mod handover;
 mod machine;
 mod queue;
 mod reader;
@@ -20,6 +21,7 @@ use tristream_proto::domain::{NodeId, RecordPosition, SequenceNumber, StoredReco
 use crate::raft::ProposeError;
 
 pub use handle::Handle;
+pub use handover::{Inheritance, Inherited, Opening, Sealed, WindowPart};
 pub use registry::Shards;
 pub use rounds::Rounds;
 
@@ -58,6 +60,9 @@ pub enum AppendError {
     /// No quorum, or the shard is closing.
     #[error("the shard is not available: {0}")]
     Unavailable(String),
+    /// The shard was sealed: its children take the records. Certainly not stored here.
+    #[error("the shard is sealed")]
+    Sealed,
     /// No entry can hold such a put. Never will.
     #[error("invalid: {0}")]
     Invalid(String),
@@ -92,6 +97,8 @@ pub struct Page {
     pub next: RecordPosition,
     /// Nothing more is known to be committed here.
     pub at_tip: bool,
+    /// The shard is sealed and `next` is its end: nothing will ever follow.
+    pub at_end: bool,
     /// Arrival of the newest record known to be committed here.
     pub newest_arrival: Option<Timestamp>,
 }

@@ -180,6 +180,7 @@ mod tests {
         let record = Record {
             partition_key: PartitionKey::new("k").expect("a legal key"),
             explicit_hash_key: None,
+            origin: None,
             data: Bytes::from(vec![0; data_bytes]),
         };
         vec![record; count]

@@ -10,6 +10,7 @@ pub(super) fn records(texts: &[&str]) -> Vec<Record> {
     let record = |text: &&str| Record {
         partition_key: PartitionKey::new(text).expect("a legal key"),
         explicit_hash_key: None,
+        origin: None,
         data: Bytes::copy_from_slice(text.as_bytes()),
     };
     texts.iter().map(record).collect()

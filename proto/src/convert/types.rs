@@ -2,8 +2,8 @@
 
 use super::BadMessage;
 use crate::domain::{
-    GroupId, HashKey, HashKeyRange, NodeId, PartitionKey, Record, Shard, ShardId, StoredRecord,
-    Timestamp,
+    CallId, GroupId, HashKey, HashKeyRange, NodeId, Origin, PartitionKey, Record, Shard, ShardId,
+    StoredRecord, Timestamp,
 };
 use crate::wire;
 
@@ -16,6 +16,8 @@ impl From<&Record> for wire::Record {
                 .map(|key| key.0.to_be_bytes().to_vec().into())
                 .unwrap_or_default(),
             data: record.data.clone(),
+            call: record.origin.map(|o| o.call.0.to_vec().into()).unwrap_or_default(),
+            ordinal: record.origin.map(|o| o.ordinal.into()).unwrap_or_default(),
         }
     }
 }
@@ -30,7 +32,11 @@ impl TryFrom<wire::Record> for Record {
             0 => None,
             _ => Some(hash_key(&record.explicit_hash_key)?),
         };
-        Ok(Record { partition_key, explicit_hash_key, data: record.data })
+        let origin = match record.call.len() {
+            0 => None,
+            _ => Some(origin(&record.call, record.ordinal)?),
+        };
+        Ok(Record { partition_key, explicit_hash_key, data: record.data, origin })
     }
 }
 
@@ -92,6 +98,13 @@ impl TryFrom<&wire::Shard> for Shard {
             closed_second: shard.closed_second,
         })
     }
+}
+
+fn origin(call: &[u8], ordinal: u32) -> Result<Origin, BadMessage> {
+    let call = call.try_into().map_err(|_| BadMessage::new("a call's id has 16 bytes"))?;
+    let ordinal =
+        u16::try_from(ordinal).map_err(|_| BadMessage::new("a call has at most 65,536 records"))?;
+    Ok(Origin { call: CallId(call), ordinal })
 }
 
 fn hash_key(bytes: &[u8]) -> Result<HashKey, BadMessage> {

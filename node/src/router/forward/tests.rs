@@ -64,7 +64,7 @@ fn forward(peer: Peer) -> Forward {
     Forward::new(Peers::new(&net, &roster).expect("addresses are legal"))
 }
 
-async fn put(peer: Peer, left: Duration) -> Result<Placed, Miss> {
+async fn put(peer: Peer, left: Duration) -> Result<Vec<SequenceNumber>, Miss> {
     forward(peer).put(NodeId(2), wire::PutRequest::default(), left).await
 }
 

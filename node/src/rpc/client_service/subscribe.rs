@@ -155,6 +155,7 @@ impl Feed {
             millis_behind,
             stale: self.handle.leadership().leader.is_none(),
             refusal: None,
+            children: vec![],
             next_sequence_number: name_position(self.handle.shard(), self.position).to_string(),
         }
     }

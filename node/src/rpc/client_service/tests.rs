@@ -24,6 +24,11 @@ fn stream(version: u64) -> Stream {
         record_bytes_max: 100,
         tags: Default::default(),
         map: ShardMap::new(MapVersion(version), shards).expect("tiles"),
+        reshards: vec![],
+        goal: None,
+        next_shard: 0,
+        rescaled: vec![],
+        mode_changed: vec![],
     }
 }
 
@@ -66,6 +71,7 @@ fn record(hash_key: u128, bytes: usize) -> wire::Record {
         partition_key: "k".to_owned(),
         explicit_hash_key: hash_key.to_be_bytes().to_vec().into(),
         data: vec![0; bytes].into(),
+        ..Default::default()
     }
 }
 
