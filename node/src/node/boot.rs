@@ -122,6 +122,7 @@ impl Boot {
             self.world.clock.clone(),
             self.tasks.clone(),
             self.metrics.clone(),
+            Duration::from_secs(self.config.on_demand_window_seconds),
         );
         let placement = placement::start(
             placement::Parts {

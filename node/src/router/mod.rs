@@ -28,6 +28,8 @@ use crate::shard::{self, Shards};
 use barrier::Barriers;
 use forward::Forward;
 
+pub use status::observed;
+
 /// What a new stream shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewStream {

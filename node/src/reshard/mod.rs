@@ -1,0 +1,4 @@
+//! Splits and merges.
+
+pub mod demand;
+pub mod on_demand;
