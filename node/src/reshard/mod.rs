@@ -20,6 +20,10 @@ mod expire;
 mod goal;
 mod handover;
 mod saga;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
