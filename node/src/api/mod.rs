@@ -8,6 +8,7 @@
 //! A new operation is one file here and one line in `OPERATIONS`.
 
 mod address;
+mod control;
 mod error;
 mod foreign_number;
 mod java_date;
@@ -26,8 +27,12 @@ mod get_records;
 mod get_shard_iterator;
 mod list_shards;
 mod list_streams;
+mod merge_shards;
 mod put_record;
 mod put_records;
+mod split_shard;
+mod update_shard_count;
+mod update_stream_mode;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -65,6 +70,8 @@ pub struct Api {
     pub token_key: TokenKey,
     /// How long a shard iterator is good for.
     pub iterator_life: Duration,
+    /// How long records are kept, when the settings and not the streams say it.
+    pub retention_override: Option<Duration>,
     /// How long a put may look for a leader and a quorum.
     pub put_deadline: Duration,
 }
@@ -103,8 +110,12 @@ const OPERATIONS: &[(&str, Run)] = &[
     ("GetShardIterator", |api, input| Box::pin(get_shard_iterator::run(api, input))),
     ("ListShards", |api, input| Box::pin(list_shards::run(api, input))),
     ("ListStreams", |api, input| Box::pin(list_streams::run(api, input))),
+    ("MergeShards", |api, input| Box::pin(merge_shards::run(api, input))),
     ("PutRecord", |api, input| Box::pin(put_record::run(api, input))),
     ("PutRecords", |api, input| Box::pin(put_records::run(api, input))),
+    ("SplitShard", |api, input| Box::pin(split_shard::run(api, input))),
+    ("UpdateShardCount", |api, input| Box::pin(update_shard_count::run(api, input))),
+    ("UpdateStreamMode", |api, input| Box::pin(update_stream_mode::run(api, input))),
 ];
 
 /// What the model has and this version has not (kinesis-contract 10 and 17).
@@ -133,14 +144,12 @@ const NOT_YET: &[&str] = &[
     "ListStreamConsumers",
     "ListTagsForResource",
     "ListTagsForStream",
-    "MergeShards",
     "PutResourcePolicy",
     "ReceiveDeadLetterQueueRecords",
     "ReceiveQueueRecords",
     "RegisterStreamConsumer",
     "RemoveTagsFromStream",
     "RestoreDeadLetterQueueRecords",
-    "SplitShard",
     "StartStreamEncryption",
     "StopStreamEncryption",
     "SubscribeToShard",
@@ -152,8 +161,6 @@ const NOT_YET: &[&str] = &[
     "UpdateMaxRecordSize",
     "UpdateQueue",
     "UpdateQueueRecordsVisibility",
-    "UpdateShardCount",
-    "UpdateStreamMode",
     "UpdateStreamRecordDistributionStrategy",
     "UpdateStreamWarmThroughput",
 ];
@@ -213,7 +220,8 @@ impl Api {
     /// The same, when the caller knows of an incarnation already.
     async fn serving_since(&self, name: &StreamName, known: Incarnation) -> Option<Arc<Stream>> {
         let serves = |stream: &Arc<Stream>| {
-            stream.status == StreamStatus::Active && stream.incarnation >= known
+            let lives = matches!(stream.status, StreamStatus::Active | StreamStatus::Updating);
+            lives && stream.incarnation >= known
         };
         if let Some(stream) = self.streams.stream(name).await.filter(serves) {
             return Some(stream);
