@@ -8,11 +8,7 @@ use super::{Api, Call, Error, Members, Reply};
 use crate::router;
 
 /// Stores one record.
-pub(super) async fn run(
-    api: &Api,
-    mut input: Members,
-    call: Call,
-) -> Result<Reply, Error> {
+pub(super) async fn run(api: &Api, mut input: Members, call: Call) -> Result<Reply, Error> {
     let address = Address::take(&mut input)?;
     let record = RecordInput::take(&mut input)?;
     let above = input.text("SequenceNumberForOrdering")?;

@@ -17,11 +17,7 @@ const SHOWN_RECORD: &str = "com.amazonaws.kinesis.v20131202.PutRecordsRequestEnt
 type Outcome = Result<(ShardId, SequenceNumber), Error>;
 
 /// Stores up to 500 records.
-pub(super) async fn run(
-    api: &Api,
-    mut input: Members,
-    call: Call,
-) -> Result<Reply, Error> {
+pub(super) async fn run(api: &Api, mut input: Members, call: Call) -> Result<Reply, Error> {
     let address = Address::take(&mut input)?;
     let records = input.list("Records")?.map(take_records).transpose()?;
     let dry_run = input.boolean("DryRun")?.unwrap_or(false);

@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_presigned_request_names_its_caller_in_the_query() {
-        let uri = "/?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKID%2F2026%2Fus&X-Amz-Date=1";
+        let uri =
+            "/?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKID%2F2026%2Fus&X-Amz-Date=1";
         assert_eq!(call(uri, &[]).caller, "AKID");
         assert_eq!(call("/?X-Amz-Credential=AKID/2026", &[]).caller, "AKID");
         assert_eq!(call("/?Credential=AKID/2026", &[]).caller, "");

@@ -12,9 +12,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Response, Status};
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
-use tristream_proto::domain::{
-    GroupId, InvalidSequenceNumber, MapVersion, NodeId, SequenceNumber,
-};
+use tristream_proto::domain::{GroupId, InvalidSequenceNumber, MapVersion, NodeId, SequenceNumber};
 use tristream_proto::wire;
 use tristream_proto::wire::peer_client::PeerClient;
 use tristream_proto::wire::refusal::Kind;

@@ -21,7 +21,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tristream_proto::domain::limits::{BATCH_RECORDS_MAX, PUT_RECORDS_BYTES_MAX};
-use tristream_proto::domain::{GroupId, MapVersion, NodeId, Record, SequenceNumber, Shard, ShardId};
+use tristream_proto::domain::{
+    GroupId, MapVersion, NodeId, Record, SequenceNumber, Shard, ShardId,
+};
 use tristream_proto::wire;
 
 use super::attempt::{Miss, at_leader};
@@ -203,8 +205,7 @@ fn shares(stream: &Stream, all: Share) -> impl Iterator<Item = (ShardId, Share)>
     let mut shares: BTreeMap<ShardId, Share> = BTreeMap::new();
     for (place, record) in all.places.into_iter().zip(all.records) {
         let owner = stream.map.owner(record.hash_key()).id;
-        let empty =
-            || Share { places: vec![], records: vec![], doubt: all.doubt.clone() };
+        let empty = || Share { places: vec![], records: vec![], doubt: all.doubt.clone() };
         let share = shares.entry(owner).or_insert_with(empty);
         share.places.push(place);
         share.records.push(record);
@@ -324,9 +325,8 @@ async fn next_map(
     until: Instant,
 ) -> Result<Arc<Stream>, Error> {
     let mut views = ground.views();
-    let decided = views.wait_for(|view| {
-        lives(view, stream).is_none_or(|known| known.map_version() >= version)
-    });
+    let decided = views
+        .wait_for(|view| lives(view, stream).is_none_or(|known| known.map_version() >= version));
     let unavailable = |why: &str| Error::Unavailable(why.to_owned());
     let view = timeout_at(until, decided).await;
     let view = view.map_err(|_| unavailable("the shard is sealed; no newer map came in time"))?;
@@ -346,11 +346,7 @@ fn no_outcome() -> Error {
     Error::Unknown("a record without an outcome".to_owned())
 }
 
-fn settle(
-    outcomes: &mut [Outcome],
-    places: Vec<usize>,
-    put: Result<Vec<SequenceNumber>, Error>,
-) {
+fn settle(outcomes: &mut [Outcome], places: Vec<usize>, put: Result<Vec<SequenceNumber>, Error>) {
     for (at, place) in places.into_iter().enumerate() {
         outcomes[place] = match &put {
             Ok(numbers) => numbers.get(at).copied().ok_or_else(no_outcome),
@@ -383,3 +379,5 @@ fn put_request(stream: &Stream, shard: &Shard, records: &[Record]) -> wire::PutR
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use tests::stream;

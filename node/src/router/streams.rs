@@ -243,7 +243,7 @@ mod tests {
         let asks = |view: &View| [7, 8].map(|version| knows(view, &name, MapVersion(version)));
         assert_eq!(asks(&view), [true, false], "deleted; a later version may yet come");
         let range = HashKeyRange::uniform(1)[0];
-        let mut stream = super::super::puts::stream(6, &[(0, range, None)]);
+        let mut stream = crate::router::puts::stream(6, &[(0, range, None)]);
         stream.name = name.clone();
         view.streams.insert(name.clone(), Arc::new(stream));
         assert_eq!(asks(&view), [false, false], "7 was another stream's, or is to come");

@@ -75,10 +75,8 @@ fn a_closed_shard_names_the_map_that_closed_it_and_a_sealed_one_the_next() {
     shards[1].closed_second = Some(1_790_000_100);
     let child = Shard { id: ShardId::from(2), group: GroupId(12), ..parent };
     shards.push(Shard { parents: vec![ShardId::from(1)], ..child });
-    let closed = Stream {
-        map: ShardMap::new(MapVersion(9), shards).expect("tiles"),
-        ..open.clone()
-    };
+    let closed =
+        Stream { map: ShardMap::new(MapVersion(9), shards).expect("tiles"), ..open.clone() };
     let refused = find_shard(&closed, &routed(5, 7, 1, 11)).expect_err("closed");
     assert_eq!((refused.kind(), refused.map_version), (Kind::StaleMap, 9));
     assert!(find_shard(&closed, &routed(5, 7, 0, 10)).is_ok(), "the other shard is as it was");
@@ -117,11 +115,8 @@ fn records_are_checked_before_they_reach_the_shard() {
 
 #[test]
 fn what_a_record_came_in_with_is_checked_and_passed_on() {
-    let from = |call: &[u8], ordinal| wire::Record {
-        call: call.to_vec().into(),
-        ordinal,
-        ..record(0, 1)
-    };
+    let from =
+        |call: &[u8], ordinal| wire::Record { call: call.to_vec().into(), ordinal, ..record(0, 1) };
     let stream = stream(7);
     let first = &stream.map.shards()[0];
     let checked = check_records(&stream, first, vec![from(&[7; 16], 3), record(0, 1)]);
