@@ -287,13 +287,13 @@ impl Streams for Fake {
         _: Duration,
     ) -> BoxFuture<'a, Vec<Result<SequenceNumber, Error>>> {
         Box::pin(async move {
+            self.state.lock().origins.extend(records.iter().map(|record| record.origin));
             let gate = self.gate.lock().clone();
             if let Some(gate) = gate {
                 self.waiting.fetch_add(1, Ordering::SeqCst);
                 gate.acquire().await.unwrap().forget();
             }
             let mut state = self.state.lock();
-            state.origins.extend(records.iter().map(|record| record.origin));
             let mut put = |record: Record| {
                 let shard = stream.map.owner(record.hash_key());
                 match state.put_faults.get(&shard.id) {
