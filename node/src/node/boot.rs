@@ -170,6 +170,7 @@ impl Boot {
             iterator_life: Duration::from_secs(self.config.iterator_seconds),
             retention_override: self.config.retention_override_seconds.map(Duration::from_secs),
             put_deadline: Duration::from_millis(self.config.put_deadline_ms),
+            deduplicate: self.config.deduplicate,
         };
         self.api.send_replace(Some(Arc::new(api)));
         self.watch_readiness(&groups, &metadata, placement.groups_open).await;
