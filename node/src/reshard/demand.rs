@@ -53,9 +53,10 @@ const SAMPLE_PATIENCE: Duration = Duration::from_secs(10);
 const RESHARDS_MAX: usize = 16;
 
 /// Nearly all that comes in at an overloaded shard has one hash key.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct HotKey {
     /// The key.
+    #[serde(rename = "hash_key")]
     pub key: HashKey,
     /// Its share of the shard's load, from 0 to 1.
     pub share: f64,
@@ -77,6 +78,30 @@ pub fn hot_key(load: &Observed) -> Option<HotKey> {
     match cut(load) {
         Cut::HotKey(hot) => Some(hot),
         _ => None,
+    }
+}
+
+/// What a person is told of a shard's load.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Picture {
+    /// Bytes (data and keys) of the largest second within the window.
+    pub peak_bytes: u64,
+    /// Records of the largest second.
+    pub peak_records: u64,
+    /// Milliseconds for which the leader has observed, at most the window.
+    pub observed_ms: u64,
+    /// The one key that brings more than the shard bears.
+    pub hot_key: Option<HotKey>,
+}
+
+impl From<Observed> for Picture {
+    fn from(load: Observed) -> Picture {
+        Picture {
+            peak_bytes: load.peak_bytes,
+            peak_records: load.peak_records,
+            observed_ms: load.observed.as_millis() as u64,
+            hot_key: hot_key(&load),
+        }
     }
 }
 
