@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tristream_proto::domain::limits::ACCOUNT_SHARDS_MAX;
 use tristream_proto::domain::{
-    GroupId, HashKey, HashKeyRange, Incarnation, MapVersion, NodeId, ReadFrom, Record,
+    GroupId, HashKey, HashKeyRange, Incarnation, MapVersion, NodeId, Origin, ReadFrom, Record,
     RecordPosition, SequenceNumber, Shard, ShardId, ShardMap, StoredRecord, StreamName, Timestamp,
     TokenKey,
 };
@@ -54,6 +54,8 @@ struct State {
     lagging: Option<View>,
     records: HashMap<GroupId, Vec<StoredRecord>>,
     entries: u64,
+    /// Of all records that were put, stored or not.
+    origins: Vec<Option<Origin>>,
     put_faults: HashMap<ShardId, Error>,
     read_fault: Option<Error>,
     /// Groups that take no more records.
@@ -89,6 +91,7 @@ impl Fake {
             iterator_life: Duration::from_secs(300),
             retention_override: self.state.lock().retention,
             put_deadline: Duration::from_secs(5),
+            deduplicate: true,
         })
     }
 
@@ -185,6 +188,11 @@ impl Fake {
 
     pub(crate) fn stored(&self) -> usize {
         self.state.lock().records.values().map(Vec::len).sum()
+    }
+
+    /// What the records that were put since the last question came in with.
+    pub(crate) fn take_origins(&self) -> Vec<Option<Origin>> {
+        std::mem::take(&mut self.state.lock().origins)
     }
 
     pub(crate) fn stream_now(&self, name: &str) -> Arc<Stream> {
@@ -379,6 +387,7 @@ impl Streams for Fake {
         _: Duration,
     ) -> BoxFuture<'a, Vec<Result<SequenceNumber, Error>>> {
         Box::pin(async move {
+            self.state.lock().origins.extend(records.iter().map(|record| record.origin));
             let gate = self.gate.lock().clone();
             if let Some(gate) = gate {
                 self.waiting.fetch_add(1, Ordering::SeqCst);
