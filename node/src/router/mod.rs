@@ -7,6 +7,7 @@
 mod attempt;
 mod barrier;
 mod forward;
+mod loads;
 mod puts;
 mod records;
 mod reshard;
@@ -31,7 +32,7 @@ use crate::shard::{self, Shards};
 use barrier::Barriers;
 use forward::Forward;
 
-pub use status::observed;
+pub use loads::observed;
 
 /// What a new stream shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,52 +1,61 @@
 //! Nodes, groups, leaders and lag: this node's own picture, corrected by what every leader says.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::join_all;
-use tristream_proto::domain::{GroupId, HashKey, NodeId};
+use tristream_proto::domain::{GroupId, NodeId};
 use tristream_proto::wire;
 
 use super::Router;
-use crate::metadata::{StreamMode, View};
+use super::loads::{on_demand, thin};
+use crate::metadata::View;
 use crate::raft::Status;
-use crate::shard::Observed;
 
 /// A node that does not answer within this time counts as not alive.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-/// Of a shard's sampled hash keys a client is told an even part: what it shows needs no more.
-const TOLD_KEYS_MAX: usize = 128;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl Router {
     /// Nodes, groups, leaders and lag, gathered from every node that answers within a second.
     pub async fn cluster_status(&self) -> wire::ClusterStatusResponse {
         let roster = &self.inner.roster;
-        let answers = self.ask_others().await;
+        let (versions, mut groups) = self.all_groups().await;
+        groups.iter_mut().filter_map(|group| group.load.as_mut()).for_each(thin);
         let node = |member: &crate::roster::Member| {
-            let answer = answers.get(&member.node);
+            let version = versions.get(&member.node);
             let is_me = member.node == roster.me;
             wire::NodeStatus {
                 id: member.node.0,
                 az: member.az.clone(),
                 kinesis: member.kinesis.clone(),
                 peer: member.peer.clone(),
-                alive: is_me || answer.is_some(),
-                version: match answer {
-                    Some(answer) => answer.version.clone(),
+                alive: is_me || version.is_some(),
+                version: match version {
+                    Some(version) => version.clone(),
                     None if is_me => VERSION.to_owned(),
                     None => String::new(),
                 },
             }
         };
         let nodes = roster.members.iter().map(node).collect();
-        let mut groups = merge(self.known_groups(), told(answers));
-        for load in groups.iter_mut().filter_map(|group| group.load.as_mut()) {
-            thin(&mut load.sampled_hash_keys);
-        }
         wire::ClusterStatusResponse { cluster: roster.cluster.clone(), nodes, groups }
+    }
+
+    /// Versions of the other nodes that answer within a second, and every group as its leader tells it.
+    pub(super) async fn all_groups(&self) -> (BTreeMap<NodeId, String>, Vec<wire::GroupStatus>) {
+        let ask = self.inner.roster.others().map(|member| async move {
+            let answer = self.inner.forward.led_groups(member.node, ANSWER_TIME).await;
+            (member.node, answer.ok())
+        });
+        let (mut versions, mut told) = (BTreeMap::new(), vec![]);
+        for (node, answer) in join_all(ask).await {
+            let Some(wire::LedGroupsResponse { version, groups, .. }) = answer else { continue };
+            versions.insert(node, version);
+            // Leaders speak for themselves only.
+            told.extend(groups.into_iter().filter(|group| group.leader == node.0));
+        }
+        (versions, merge(self.known_groups(), told.into_iter()))
     }
 
     /// What this node tells another that gathers: the groups it leads.
@@ -56,26 +65,9 @@ impl Router {
         wire::LedGroupsResponse { node: me, version: VERSION.to_owned(), groups }
     }
 
-    /// What comes in at the open shards of streams on demand, as their leaders observed it. Shards whose
-    /// leader did not answer are missing.
-    pub async fn shard_loads(&self) -> BTreeMap<GroupId, Observed> {
-        let answers = self.ask_others().await;
-        let groups = merge(self.known_groups(), told(answers));
-        let load = |group: wire::GroupStatus| Some((GroupId(group.group), observed(group.load?)));
-        groups.into_iter().filter_map(load).collect()
-    }
-
-    async fn ask_others(&self) -> BTreeMap<NodeId, wire::LedGroupsResponse> {
-        let ask = self.inner.roster.others().map(|member| async move {
-            let answer = self.inner.forward.led_groups(member.node, ANSWER_TIME).await;
-            (member.node, answer.ok())
-        });
-        join_all(ask).await.into_iter().filter_map(|(node, a)| Some((node, a?))).collect()
-    }
-
     /// Every group of the view, as this node sees it.
     fn known_groups(&self) -> Vec<wire::GroupStatus> {
-        let view: Arc<View> = self.view();
+        let view = self.view();
         let outline = outline(&view, &self.inner.roster.ids());
         let groups = &self.inner.groups;
         let on_demand = on_demand(&view);
@@ -85,6 +77,7 @@ impl Router {
                 Some(status) => with_status(group, &status),
                 None => group,
             })
+            .map(|group| self.with_records(group))
             .map(|group| match on_demand.contains(&group.group) {
                 true => self.with_load(group),
                 false => group,
@@ -92,67 +85,26 @@ impl Router {
             .collect()
     }
 
-    fn with_load(&self, group: wire::GroupStatus) -> wire::GroupStatus {
-        let shard = self.local_shard(GroupId(group.group));
-        let load = shard.and_then(|shard| shard.load()).map(to_wire);
-        wire::GroupStatus { load, ..group }
+    /// What the group holds, by this node's replica.
+    fn with_records(&self, group: wire::GroupStatus) -> wire::GroupStatus {
+        let Some(shard) = self.local_shard(GroupId(group.group)) else { return group };
+        let last = shard.last_sequence_number();
+        wire::GroupStatus {
+            records: shard.records(),
+            last_sequence_number: last.map(|number| number.to_string()).unwrap_or_default(),
+            ..group
+        }
     }
 }
 
-/// Groups of the open shards of streams on demand.
-fn on_demand(view: &View) -> BTreeSet<u64> {
-    let streams = view.streams.values().filter(|stream| stream.mode == StreamMode::OnDemand);
-    streams.flat_map(|stream| stream.map.open().map(|shard| shard.group.0)).collect()
-}
-
-fn to_wire(load: Observed) -> wire::ShardLoad {
-    let key = |key: HashKey| Bytes::copy_from_slice(&key.0.to_be_bytes());
-    wire::ShardLoad {
-        peak_bytes: load.peak_bytes,
-        peak_records: load.peak_records,
-        sampled_hash_keys: load.sampled.into_iter().map(key).collect(),
-        observed_ms: load.observed.as_millis() as u64,
-    }
-}
-
-/// A load as it travels, in domain words.
-pub fn observed(load: wire::ShardLoad) -> Observed {
-    let key = |bytes: &Bytes| <[u8; 16]>::try_from(&bytes[..]).ok().map(u128::from_be_bytes);
-    let keys = load.sampled_hash_keys.iter().filter_map(key).map(HashKey);
-    let mut sampled: Vec<HashKey> = keys.collect();
-    sampled.sort_unstable();
-    Observed {
-        peak_bytes: load.peak_bytes,
-        peak_records: load.peak_records,
-        sampled,
-        observed: Duration::from_millis(load.observed_ms),
-    }
-}
-
-/// Leaves `TOLD_KEYS_MAX` at most, evenly: the keys are in order, so the picture stays the same.
-fn thin(keys: &mut Vec<Bytes>) {
-    let all = keys.len();
-    if all > TOLD_KEYS_MAX {
-        *keys = (0..TOLD_KEYS_MAX).map(|i| keys[i * all / TOLD_KEYS_MAX].clone()).collect();
-    }
-}
-
-/// What leaders say of the groups they lead; they speak for themselves only.
-fn told(
-    answers: BTreeMap<NodeId, wire::LedGroupsResponse>,
-) -> impl Iterator<Item = wire::GroupStatus> {
-    answers.into_iter().flat_map(|(node, answer)| {
-        answer.groups.into_iter().filter(move |group| group.leader == node.0)
-    })
-}
-
-/// The groups that must exist, without leaders: the metadata group and every shard.
+/// The groups that must exist, without leaders: the metadata group and every shard, those that are
+/// about to be born too.
 fn outline(view: &View, nodes: &[NodeId]) -> Vec<wire::GroupStatus> {
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     let mut groups =
         vec![wire::GroupStatus { group: 0, members: ids(nodes), ..Default::default() }];
     for stream in view.streams.values() {
-        groups.extend(stream.map.shards().iter().map(|shard| wire::GroupStatus {
+        groups.extend(stream.all_shards().map(|shard| wire::GroupStatus {
             group: shard.group.0,
             stream: stream.name.to_string(),
             shard_index: shard.id.index(),
@@ -226,25 +178,6 @@ mod tests {
         let expected =
             [group(0, 5, 1, 50), group(1, 3, 2, 12), group(2, 7, 0, 10), group(9, 1, 3, 1)];
         assert_eq!(merged, expected);
-    }
-
-    #[test]
-    fn loads_travel_and_clients_get_an_even_part_of_the_sample() {
-        let load = Observed {
-            peak_bytes: 1 << 20,
-            peak_records: 900,
-            sampled: (0..1024u128).map(|n| HashKey(n << 100)).collect(),
-            observed: Duration::from_millis(1234),
-        };
-        assert_eq!(observed(to_wire(load.clone())), load);
-        let mut thinned = to_wire(load.clone());
-        thin(&mut thinned.sampled_hash_keys);
-        let thinned = observed(thinned);
-        assert_eq!(thinned.sampled.len(), TOLD_KEYS_MAX);
-        assert_eq!(thinned.sampled[64], load.sampled[512]);
-        let mut damaged = to_wire(load);
-        damaged.sampled_hash_keys[0] = Bytes::from_static(b"short");
-        assert_eq!(observed(damaged).sampled.len(), 1023);
     }
 
     #[test]
