@@ -9,6 +9,7 @@ mod barrier;
 mod forward;
 mod puts;
 mod records;
+mod reshard;
 mod route;
 mod status;
 mod streams;

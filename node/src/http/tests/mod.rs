@@ -3,6 +3,7 @@
 mod admin;
 mod calls;
 mod reading;
+mod resharding;
 mod streams;
 mod transport;
 mod writing;
