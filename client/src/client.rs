@@ -3,6 +3,8 @@
 //! Owns the calls that any node answers: they go round the nodes. Puts and subscriptions, which have a node
 //! of their choice, are told here whom to ask. Must not know how records are gathered.
 
+mod control;
+
 use std::future::Future;
 use std::sync::Arc;
 

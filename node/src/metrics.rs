@@ -54,6 +54,11 @@ struct Queue {
     queue: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReshardStep {
+    step: &'static str,
+}
+
 /// The metrics of one node.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -66,6 +71,8 @@ pub struct Metrics {
     ack_records: Counter,
     refusals: Family<Reason, Counter>,
     append_seconds: Histogram,
+    deduplicated_records: Counter,
+    forgotten_calls: Counter,
     read_records: Counter,
     read_bytes: Counter,
     fsyncs: Counter,
@@ -79,6 +86,9 @@ pub struct Metrics {
     led_groups: Gauge,
     terms: Family<Group, Gauge>,
     elections: Counter,
+    reshards: Counter,
+    reshard_step_seconds: Family<ReshardStep, Histogram>,
+    reshard_pause_seconds: Histogram,
     replica_lag: Family<Replica, Gauge>,
     queue_depth: Family<Queue, Gauge>,
 }
@@ -108,6 +118,8 @@ impl Metrics {
             ack_records: Counter::default(),
             refusals: Family::default(),
             append_seconds: latency(),
+            deduplicated_records: Counter::default(),
+            forgotten_calls: Counter::default(),
             read_records: Counter::default(),
             read_bytes: Counter::default(),
             fsyncs: Counter::default(),
@@ -121,6 +133,9 @@ impl Metrics {
             led_groups: Gauge::default(),
             terms: Family::default(),
             elections: Counter::default(),
+            reshards: Counter::default(),
+            reshard_step_seconds: Family::new_with_constructor(latency),
+            reshard_pause_seconds: latency(),
             replica_lag: Family::default(),
             queue_depth: Family::default(),
         };
@@ -154,6 +169,16 @@ impl Metrics {
             Unit::Seconds,
             self.append_seconds.clone(),
         );
+        r.register(
+            "deduplicated_records",
+            "Records that came in again, answered with the number they have",
+            self.deduplicated_records.clone(),
+        );
+        r.register(
+            "forgotten_calls",
+            "Calls that shards led here forgot before their ten minutes, for want of room",
+            self.forgotten_calls.clone(),
+        );
         r.register("read_records", "Records given to readers", self.read_records.clone());
         r.register("read_bytes", "Bytes of data given to readers", self.read_bytes.clone());
         r.register("fsyncs", "Syncs of the shared log", self.fsyncs.clone());
@@ -180,6 +205,19 @@ impl Metrics {
         r.register("led_groups", "Raft groups led from here", self.led_groups.clone());
         r.register("term", "Current term of a group", self.terms.clone());
         r.register("elections", "Leaderships won here", self.elections.clone());
+        r.register("reshards", "Splits and merges published from here", self.reshards.clone());
+        r.register_with_unit(
+            "reshard_step",
+            "Time of one step of a split or merge",
+            Unit::Seconds,
+            self.reshard_step_seconds.clone(),
+        );
+        r.register_with_unit(
+            "reshard_pause",
+            "Time from a seal's proposal to the children's publication",
+            Unit::Seconds,
+            self.reshard_pause_seconds.clone(),
+        );
         r.register(
             "replica_lag_entries",
             "Entries a replica lacks, as its leader here knows",
@@ -226,6 +264,16 @@ impl Metrics {
         self.refusals.get_or_create(&Reason { reason }).inc();
     }
 
+    /// Records that were stored before were answered with the numbers they have.
+    pub fn observe_deduplicated(&self, records: usize) {
+        self.deduplicated_records.inc_by(records as u64);
+    }
+
+    /// A shard led here forgot calls before their time.
+    pub fn observe_forgotten(&self, calls: u32) {
+        self.forgotten_calls.inc_by(u64::from(calls));
+    }
+
     /// Records went to a reader.
     pub fn observe_read(&self, records: usize, bytes: usize) {
         self.read_records.inc_by(records as u64);
@@ -258,6 +306,18 @@ impl Metrics {
     /// This node won a leadership.
     pub fn observe_election(&self) {
         self.elections.inc();
+    }
+
+    /// A step of a split or merge was taken.
+    pub fn observe_reshard_step(&self, step: &'static str, took: Duration) {
+        let labels = ReshardStep { step };
+        self.reshard_step_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A split or merge was published; keys of its shards had no owner for `pause`.
+    pub fn observe_reshard(&self, pause: Duration) {
+        self.reshards.inc();
+        self.reshard_pause_seconds.observe(pause.as_secs_f64());
     }
 
     /// Groups open and led here.

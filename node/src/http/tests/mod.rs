@@ -1,7 +1,9 @@
 //! The door over real sockets, with streams in memory behind it.
 
 mod admin;
+mod calls;
 mod reading;
+mod resharding;
 mod streams;
 mod transport;
 mod writing;
