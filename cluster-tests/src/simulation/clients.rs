@@ -146,6 +146,7 @@ pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
             Err(_) => sleep(PAUSE).await,
         }
     };
+    board.push(Event::Map(description.map.shards().iter().map(history::ShardSeen::from).collect()));
     // Every commit has reached everybody by then, also of puts that nobody learnt the outcome of.
     sleep(Duration::from_secs(2)).await;
     for shard in description.map.shards() {
