@@ -26,6 +26,7 @@
 //! | many producers, outcomes recorded | `workload.rs` |
 //! | boto3, SDKs, raw HTTP and the native client, each with its own retries | `doors.rs` |
 //! | producers through such doors, outcomes recorded | `producers.rs` |
+//! | connections that break when the answer to a put comes back | `scissors.rs` |
 //! | a stream read through all generations of its shards | `generations.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
@@ -42,6 +43,7 @@ pub mod processes;
 pub mod producers;
 pub mod promises;
 pub mod raw_http;
+pub mod scissors;
 pub mod sdk;
 #[cfg(target_os = "linux")]
 pub mod simulation;
