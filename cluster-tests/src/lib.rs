@@ -28,6 +28,7 @@
 //! | producers through such doors, outcomes recorded | `producers.rs` |
 //! | connections that break when the answer to a put comes back | `scissors.rs` |
 //! | a stream read through all generations of its shards | `generations.rs` |
+//! | producers without pause while shards come and go | `soak.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
 pub mod admin;
@@ -47,4 +48,5 @@ pub mod scissors;
 pub mod sdk;
 #[cfg(target_os = "linux")]
 pub mod simulation;
+pub mod soak;
 pub mod workload;
