@@ -24,6 +24,7 @@ pub mod http;
 pub mod rpc;
 
 pub mod api;
+pub mod reshard;
 
 pub mod placement;
 pub mod router;

@@ -54,6 +54,11 @@ struct Queue {
     queue: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReshardStep {
+    step: &'static str,
+}
+
 /// The metrics of one node.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -79,6 +84,9 @@ pub struct Metrics {
     led_groups: Gauge,
     terms: Family<Group, Gauge>,
     elections: Counter,
+    reshards: Counter,
+    reshard_step_seconds: Family<ReshardStep, Histogram>,
+    reshard_pause_seconds: Histogram,
     replica_lag: Family<Replica, Gauge>,
     queue_depth: Family<Queue, Gauge>,
 }
@@ -121,6 +129,9 @@ impl Metrics {
             led_groups: Gauge::default(),
             terms: Family::default(),
             elections: Counter::default(),
+            reshards: Counter::default(),
+            reshard_step_seconds: Family::new_with_constructor(latency),
+            reshard_pause_seconds: latency(),
             replica_lag: Family::default(),
             queue_depth: Family::default(),
         };
@@ -180,6 +191,19 @@ impl Metrics {
         r.register("led_groups", "Raft groups led from here", self.led_groups.clone());
         r.register("term", "Current term of a group", self.terms.clone());
         r.register("elections", "Leaderships won here", self.elections.clone());
+        r.register("reshards", "Splits and merges published from here", self.reshards.clone());
+        r.register_with_unit(
+            "reshard_step",
+            "Time of one step of a split or merge",
+            Unit::Seconds,
+            self.reshard_step_seconds.clone(),
+        );
+        r.register_with_unit(
+            "reshard_pause",
+            "Time from a seal's proposal to the children's publication",
+            Unit::Seconds,
+            self.reshard_pause_seconds.clone(),
+        );
         r.register(
             "replica_lag_entries",
             "Entries a replica lacks, as its leader here knows",
@@ -258,6 +282,18 @@ impl Metrics {
     /// This node won a leadership.
     pub fn observe_election(&self) {
         self.elections.inc();
+    }
+
+    /// A step of a split or merge was taken.
+    pub fn observe_reshard_step(&self, step: &'static str, took: Duration) {
+        let labels = ReshardStep { step };
+        self.reshard_step_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A split or merge was published; keys of its shards had no owner for `pause`.
+    pub fn observe_reshard(&self, pause: Duration) {
+        self.reshards.inc();
+        self.reshard_pause_seconds.observe(pause.as_secs_f64());
     }
 
     /// Groups open and led here.

@@ -27,6 +27,8 @@ pub enum Kind {
     Reconciler,
     /// Carries streams through their life on the metadata leader.
     StreamKeeper,
+    /// Carries splits and merges through their steps on the metadata leader.
+    Resharder,
     /// The metadata group on this node.
     Metadata,
     /// Flushes the metadata tables.
@@ -60,6 +62,7 @@ impl Kind {
             | Kind::LogKeeper
             | Kind::Reconciler
             | Kind::StreamKeeper
+            | Kind::Resharder
             | Kind::Metadata
             | Kind::StateFlusher
             | Kind::Door => Fate::StopNode,

@@ -99,7 +99,7 @@ pub enum Command {
         /// Whether AWS's limits hold: half, double, and 10 changes in 24 hours.
         limited: bool,
     },
-    /// Nothing of the goal is left to do.
+    /// Nothing of the goal is left to do; refused as [`Outcome::StaleMap`] while something is.
     ReachGoal {
         /// The stream.
         name: StreamName,
@@ -153,7 +153,7 @@ pub enum Outcome {
     AlreadyExists,
     /// The shard limit would be exceeded.
     ShardLimit {
-        /// Open shards now.
+        /// Open shards now, and those that reshards under way will add.
         open: usize,
         /// The limit.
         limit: usize,

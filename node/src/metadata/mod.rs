@@ -10,6 +10,8 @@ mod flusher;
 mod machine;
 pub mod plan;
 mod rows;
+#[cfg(test)]
+mod trial;
 mod view;
 
 use std::sync::Arc;

@@ -4,13 +4,18 @@
 //! rows, because the store wants them below 4 KiB.
 //!
 //! ```text
-//! key                                         value (JSON)           changes
-//! counters                                    Counters               with every new stream
-//! stream/<name>                               Head                   with the stream
-//! shard/<incarnation, 16 hex>/<index, 8 hex>  Shard                  with the shard
-//! tag/<incarnation, 16 hex>/<key>             the value, plain text  with the tag
-//! the store's marker                          Marker                 with every batch
+//! key                                           value (JSON)           changes
+//! counters                                      Counters               with new streams, reshards
+//! stream/<name>                                 Head                   with the stream
+//! shard/<incarnation, 16 hex>/<index, 8 hex>    Shard                  with the shard
+//! reshard/<incarnation, 16 hex>/<index, 8 hex>  Reshard                with the reshard
+//! goal/<incarnation, 16 hex>/keep/<4 hex>       GOAL_KEYS hash keys    with the goal
+//! goal/<incarnation, 16 hex>/split/<4 hex>      GOAL_KEYS hash keys    with each split of the goal
+//! tag/<incarnation, 16 hex>/<key>               the value, plain text  with the tag
+//! the store's marker                            Marker                 with every batch
 //! ```
+//!
+//! The rows of a reshard are numbered by its first child; those of a goal, from 0.
 //!
 //! Invariant: `load` gives back exactly the view that was saved, or says why it cannot.
 
@@ -22,17 +27,24 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tristream_proto::domain::{
-    Incarnation, MapVersion, NodeId, Shard, ShardMap, StreamName, Timestamp,
+    HashKey, Incarnation, MapVersion, NodeId, Shard, ShardMap, StreamName, Timestamp,
 };
 
-use super::view::{Stream, StreamMode, StreamStatus, View};
+use super::view::{Goal, Reshard, Stream, StreamMode, StreamStatus, View};
 use crate::log::EntryId;
 use crate::state::{Change, Tables};
 
 const COUNTERS: &[u8] = b"counters";
 const STREAM: &str = "stream/";
 const SHARD: &str = "shard/";
+const RESHARD: &str = "reshard/";
+const GOAL: &str = "goal/";
+const KEEP: &str = "keep/";
+const SPLIT: &str = "split/";
 const TAG: &str = "tag/";
+
+/// Hash keys in one row: of up to 42 bytes each.
+const GOAL_KEYS: usize = 64;
 
 #[derive(Serialize, Deserialize)]
 struct Counters {
@@ -54,6 +66,34 @@ struct Head {
     map_version: MapVersion,
     shards: usize,
     tags: usize,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    reshards: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    goal: Option<GoalHead>,
+    #[serde(default)]
+    next_shard: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rescaled: Vec<Timestamp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mode_changed: Vec<Timestamp>,
+}
+
+/// A goal without its hash keys.
+#[derive(Serialize, Deserialize)]
+struct GoalHead {
+    target: u32,
+    splits: usize,
+    keep: usize,
+}
+
+/// The rows of a stream beside its head.
+#[derive(Default)]
+struct Parts {
+    shards: Vec<Shard>,
+    reshards: Vec<Reshard>,
+    keep: Vec<HashKey>,
+    splits: Vec<HashKey>,
+    tags: BTreeMap<String, String>,
 }
 
 /// The entry that the rows stand as of.
@@ -101,28 +141,44 @@ pub(super) fn load(tables: &dyn Tables) -> io::Result<Option<(View, EntryId)>> {
         view.next_incarnation = counters.next_incarnation;
         view.map_version = counters.map_version;
     }
-    let mut shards: BTreeMap<Incarnation, Vec<Shard>> = BTreeMap::new();
-    for (key, value) in tables.scan(SHARD.as_bytes())? {
-        let (incarnation, _) = split_key(SHARD, &key)?;
-        shards.entry(incarnation).or_default().push(parse(&value)?);
-    }
-    let mut tags: BTreeMap<Incarnation, BTreeMap<String, String>> = BTreeMap::new();
-    for (key, value) in tables.scan(TAG.as_bytes())? {
-        let (incarnation, tag) = split_key(TAG, &key)?;
-        let value = std::str::from_utf8(&value).map_err(damaged)?;
-        tags.entry(incarnation).or_default().insert(tag.to_owned(), value.to_owned());
-    }
+    let mut parts = parts(tables)?;
     for (_, value) in tables.scan(STREAM.as_bytes())? {
         let head: Head = parse(&value)?;
-        let shards = shards.remove(&head.incarnation).unwrap_or_default();
-        let tags = tags.remove(&head.incarnation).unwrap_or_default();
-        let stream = join(head, shards, tags)?;
+        let stream = join(parts.remove(&head.incarnation).unwrap_or_default(), head)?;
         view.streams.insert(stream.name.clone(), Arc::new(stream));
     }
-    if !shards.is_empty() || !tags.is_empty() {
+    if !parts.is_empty() {
         return Err(damaged("rows of a stream that is not there"));
     }
     Ok(Some((view, EntryId { term: marker.term, node: marker.node, index: marker.index })))
+}
+
+/// What the streams have beside their heads. Numbered rows come in the order of their numbers.
+fn parts(tables: &dyn Tables) -> io::Result<BTreeMap<Incarnation, Parts>> {
+    let mut parts: BTreeMap<Incarnation, Parts> = BTreeMap::new();
+    for (key, value) in tables.scan(SHARD.as_bytes())? {
+        let (incarnation, _) = split_key(SHARD, &key)?;
+        parts.entry(incarnation).or_default().shards.push(parse(&value)?);
+    }
+    for (key, value) in tables.scan(RESHARD.as_bytes())? {
+        let (incarnation, _) = split_key(RESHARD, &key)?;
+        parts.entry(incarnation).or_default().reshards.push(parse(&value)?);
+    }
+    for (key, value) in tables.scan(GOAL.as_bytes())? {
+        let (incarnation, rest) = split_key(GOAL, &key)?;
+        let parts = parts.entry(incarnation).or_default();
+        let keys: Vec<HashKey> = parse(&value)?;
+        match rest.starts_with(KEEP) {
+            true => parts.keep.extend(keys),
+            false => parts.splits.extend(keys),
+        }
+    }
+    for (key, value) in tables.scan(TAG.as_bytes())? {
+        let (incarnation, tag) = split_key(TAG, &key)?;
+        let value = std::str::from_utf8(&value).map_err(damaged)?;
+        parts.entry(incarnation).or_default().tags.insert(tag.to_owned(), value.to_owned());
+    }
+    Ok(parts)
 }
 
 /// The marker of rows that stand as of `at`.
@@ -153,6 +209,15 @@ fn of_stream(stream: &Stream) -> Rows {
         map_version: stream.map_version(),
         shards: stream.map.shards().len(),
         tags: stream.tags.len(),
+        reshards: stream.reshards.len(),
+        goal: stream.goal.as_ref().map(|goal| GoalHead {
+            target: goal.target,
+            splits: goal.splits.len(),
+            keep: goal.keep.len(),
+        }),
+        next_shard: stream.next_shard,
+        rescaled: stream.rescaled.clone(),
+        mode_changed: stream.mode_changed.clone(),
     };
     let incarnation = stream.incarnation.0;
     let mut rows = Rows::from([(format!("{STREAM}{}", stream.name).into(), json(&head))]);
@@ -160,16 +225,38 @@ fn of_stream(stream: &Stream) -> Rows {
         let key = format!("{SHARD}{incarnation:016x}/{:08x}", shard.id.index());
         rows.insert(key.into(), json(shard));
     }
+    for reshard in &stream.reshards {
+        let key = format!("{RESHARD}{incarnation:016x}/{:08x}", reshard.id().index());
+        rows.insert(key.into(), json(reshard));
+    }
+    if let Some(goal) = &stream.goal {
+        for (kind, keys) in [(KEEP, &goal.keep), (SPLIT, &goal.splits)] {
+            for (i, keys) in keys.chunks(GOAL_KEYS).enumerate() {
+                rows.insert(format!("{GOAL}{incarnation:016x}/{kind}{i:04x}").into(), json(&keys));
+            }
+        }
+    }
     for (key, value) in &stream.tags {
         rows.insert(format!("{TAG}{incarnation:016x}/{key}").into(), value.clone().into());
     }
     rows
 }
 
-fn join(head: Head, shards: Vec<Shard>, tags: BTreeMap<String, String>) -> io::Result<Stream> {
-    if shards.len() != head.shards || tags.len() != head.tags {
+fn join(parts: Parts, head: Head) -> io::Result<Stream> {
+    let goal = head.goal.map(|goal| (goal.target, goal.splits, goal.keep));
+    let (_, splits, keep) = goal.unwrap_or_default();
+    let expected = [head.shards, head.tags, head.reshards, splits, keep];
+    let found = [
+        parts.shards.len(),
+        parts.tags.len(),
+        parts.reshards.len(),
+        parts.splits.len(),
+        parts.keep.len(),
+    ];
+    if found != expected {
         return Err(damaged(format!("stream {} lacks rows", head.name)));
     }
+    let Parts { shards, reshards, keep, splits, tags } = parts;
     Ok(Stream {
         map: ShardMap::new(head.map_version, shards).map_err(damaged)?,
         name: head.name,
@@ -180,11 +267,11 @@ fn join(head: Head, shards: Vec<Shard>, tags: BTreeMap<String, String>) -> io::R
         retention_hours: head.retention_hours,
         record_bytes_max: head.record_bytes_max,
         tags,
-        reshards: vec![],
-        goal: None,
-        next_shard: 0,
-        rescaled: vec![],
-        mode_changed: vec![],
+        reshards,
+        goal: goal.map(|(target, ..)| Goal { target, splits, keep }),
+        next_shard: head.next_shard,
+        rescaled: head.rescaled,
+        mode_changed: head.mode_changed,
     })
 }
 
@@ -200,6 +287,10 @@ fn split_key<'a>(prefix: &str, key: &'a Bytes) -> io::Result<(Incarnation, &'a s
     let parts = key.strip_prefix(prefix).and_then(|rest| rest.split_once('/'));
     let (incarnation, rest) = parts.ok_or_else(|| damaged(format!("no row has key {key}")))?;
     Ok((Incarnation(u64::from_str_radix(incarnation, 16).map_err(damaged)?), rest))
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 fn json(value: &impl Serialize) -> Bytes {

@@ -43,6 +43,12 @@ impl View {
     pub fn open_shards(&self) -> usize {
         self.streams.values().map(|stream| stream.map.open().count()).sum()
     }
+
+    /// Shards that count against the limit: the open ones of all streams, those being deleted too,
+    /// and those that the splits under way and the goals will add before anything is merged.
+    pub fn shards_held(&self) -> usize {
+        self.streams.values().map(|stream| stream.shards_held()).sum()
+    }
 }
 
 /// A stream.
@@ -130,6 +136,22 @@ impl Stream {
             self.map.shards().iter().filter(|shard| shard.parents.contains(&parent)).collect();
         children.sort_by_key(|child| child.range.first);
         children.into_iter()
+    }
+
+    /// See [`View::shards_held`]. A merge under way counts as the two that it begins with.
+    pub fn shards_held(&self) -> usize {
+        let added =
+            |reshard: &Reshard| reshard.children.len().saturating_sub(reshard.parents.len());
+        let under_way: usize = self.reshards.iter().map(added).sum();
+        let planned = self.goal.as_ref().map_or(0, |goal| goal.splits.len());
+        self.map.open().count() + under_way + planned
+    }
+
+    /// Index of the next shard. Streams written before indexes were counted hold 0: they had no
+    /// reshard yet, so none of their shards is gone.
+    pub fn free_index(&self) -> u32 {
+        let after = |shard: &Shard| shard.id.index().saturating_add(1);
+        self.all_shards().map(after).max().unwrap_or(0).max(self.next_shard)
     }
 
     /// The reshard that `shard` is a parent of, if one is under way.

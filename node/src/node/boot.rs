@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::net::{self, Peers};
 use crate::placement;
 use crate::raft::{self, Groups, Inbound};
+use crate::reshard;
 use crate::roster::{Member, Roster};
 use crate::router::Router;
 use crate::rpc;
@@ -136,7 +137,7 @@ impl Boot {
         );
         let router = Router::new(
             roster,
-            metadata,
+            metadata.clone(),
             shards,
             groups.clone(),
             peers,
@@ -145,6 +146,18 @@ impl Boot {
             self.config.quotas,
         );
         self.rpc.router.send_replace(Some(router.clone()));
+        reshard::start(
+            reshard::Parts {
+                metadata: metadata.clone(),
+                router: router.clone(),
+                groups: groups.clone(),
+                clock: self.world.clock.clone(),
+                failpoints: self.world.failpoints.clone(),
+                metrics: self.metrics.clone(),
+                retention_override_seconds: self.config.retention_override_seconds,
+            },
+            &self.tasks,
+        );
         let api = Api {
             token_key: TokenKey::derived_from(&router.roster().cluster),
             streams: Arc::new(router),
@@ -156,7 +169,7 @@ impl Boot {
             put_deadline: Duration::from_millis(self.config.put_deadline_ms),
         };
         self.api.send_replace(Some(Arc::new(api)));
-        self.watch_readiness(&groups, placement.groups_open).await;
+        self.watch_readiness(&groups, &metadata, placement.groups_open).await;
         Ok(())
     }
 
@@ -237,11 +250,16 @@ impl Boot {
         Ok(Box::new(tables))
     }
 
-    async fn watch_readiness(&self, groups: &Groups, groups_open: watch::Receiver<bool>) {
+    async fn watch_readiness(
+        &self,
+        groups: &Groups,
+        metadata: &metadata::Handle,
+        groups_open: watch::Receiver<bool>,
+    ) {
         let mut every = tokio::time::interval(READINESS_INTERVAL);
         loop {
             every.tick().await;
-            let now = readiness::waits_for(groups, *groups_open.borrow());
+            let now = readiness::waits_for(groups, &metadata.view(), *groups_open.borrow());
             self.ready.send_if_modified(|old| {
                 let changed = *old != now;
                 *old = now;

@@ -155,11 +155,11 @@ pub(super) fn guests(
     view: &View,
     status: impl Fn(GroupId) -> Option<Status>,
 ) -> Vec<Guest> {
-    let active = view.streams.values().filter(|stream| stream.status == StreamStatus::Active);
+    let alive = view.streams.values().filter(|stream| stream.status != StreamStatus::Deleting);
     let guest = |shard: &tristream_proto::domain::Shard| {
         let preferred = *shard.replicas.first().filter(|&&node| node != me)?;
         let status = status(shard.group).filter(|status| status.leader == Some(me))?;
         Some(Guest { group: shard.group, preferred, status })
     };
-    active.flat_map(|stream| stream.map.shards()).filter_map(guest).collect()
+    alive.flat_map(|stream| stream.all_shards()).filter_map(guest).collect()
 }

@@ -1,4 +1,5 @@
-//! Gives the groups of new streams their members, once their replica here is open.
+//! Gives the groups of new shards their members, once their replica here is open: those of streams
+//! that are being created, and the children of reshards under way.
 //!
 //! The node of the preferred leader does it. When that node is away, the next replica does it after
 //! a while, so two nodes may both initialise a group, with the same members. That is safe.
@@ -15,14 +16,15 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
-use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::domain::{GroupId, NodeId, Shard};
 
+use super::reconcile::Present;
 use super::retries::Retries;
 use crate::metadata::{self, StreamStatus, View};
 use crate::raft::Groups;
 use crate::tasks::{Kind, Tasks};
 
-/// How often groups are looked at while a stream is being created.
+/// How often groups are looked at while some are new.
 const TICK: Duration = Duration::from_millis(100);
 /// A replica leaves each one before it this long.
 const TURN: Duration = Duration::from_secs(3);
@@ -45,10 +47,9 @@ impl Blank {
         now: Instant,
         is_blank: impl Fn(GroupId) -> bool,
     ) -> Vec<(GroupId, Vec<NodeId>)> {
-        let creating = view.streams.values().filter(|s| s.status == StreamStatus::Creating);
         let mut since = BTreeMap::new();
         let mut due = Vec::new();
-        for shard in creating.flat_map(|stream| stream.map.shards()) {
+        for shard in new_shards(view) {
             let Some(rank) = shard.replicas.iter().position(|&node| node == me) else { continue };
             if !is_blank(shard.group) {
                 continue;
@@ -64,16 +65,36 @@ impl Blank {
     }
 }
 
-/// Starts initialising.
-pub(super) fn spawn(me: NodeId, metadata: metadata::Handle, groups: Groups, tasks: &Tasks) {
-    tasks.spawn(Kind::Reconciler, run(me, metadata, groups));
+/// The shards whose groups may have no members yet. A shard is served only when a majority has an
+/// entry of its group, so one that is served is never among them.
+fn new_shards(view: &View) -> impl Iterator<Item = &Shard> {
+    view.streams.values().flat_map(|stream| {
+        let (mapped, children) = match stream.status {
+            StreamStatus::Creating => (stream.map.shards(), &stream.reshards[..]),
+            StreamStatus::Active | StreamStatus::Updating => (&[][..], &stream.reshards[..]),
+            StreamStatus::Deleting => (&[][..], &[][..]),
+        };
+        mapped.iter().chain(children.iter().flat_map(|reshard| &reshard.children))
+    })
 }
 
-async fn run(me: NodeId, metadata: metadata::Handle, groups: Groups) {
+/// Starts initialising. `present` changes when a group was opened here.
+pub(super) fn spawn(
+    me: NodeId,
+    metadata: metadata::Handle,
+    groups: Groups,
+    present: Present,
+    tasks: &Tasks,
+) {
+    tasks.spawn(Kind::Reconciler, run(me, metadata, groups, present));
+}
+
+async fn run(me: NodeId, metadata: metadata::Handle, groups: Groups, mut present: Present) {
     let mut views = metadata.watch();
     let mut blank = Blank::default();
     let mut retries = Retries::new(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
     loop {
+        present.mark_unchanged();
         let view = views.borrow_and_update().clone();
         let now = Instant::now();
         let is_blank = |group| groups.status(group).is_some_and(|s| s.members.is_empty());
@@ -82,9 +103,13 @@ async fn run(me: NodeId, metadata: metadata::Handle, groups: Groups) {
         due.retain(|(group, _)| retries.is_due(*group, now));
         initialise(&groups, due, &mut retries).await;
 
-        if view.streams.values().any(|stream| stream.status == StreamStatus::Creating) {
-            sleep(TICK).await;
-        } else if views.changed().await.is_err() {
+        let some_are_new = new_shards(&view).next().is_some();
+        let changed = tokio::select! {
+            changed = views.changed() => changed,
+            changed = present.changed(), if some_are_new => changed,
+            () = sleep(TICK), if some_are_new => Ok(()),
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -1,6 +1,8 @@
 //! Which groups are open here, and what carries a stream from CREATING to ACTIVE and from DELETING
 //! to gone.
 //!
+//! A stream's groups are those of its shards and of the children of reshards under way.
+//!
 //! Owns the reconciling of this node's groups with the metadata view. Invariant: a group is
 //! destroyed only when the view proves that it was deleted (ids are never reused). Must not know
 //! requests.
@@ -33,6 +35,8 @@ use crate::raft::Groups;
 use crate::shard::Shards;
 use crate::tasks::Tasks;
 
+pub use retries::Retries;
+
 /// What placement works on.
 pub struct Parts {
     /// This node.
@@ -53,7 +57,8 @@ pub struct Parts {
 /// What the rest of the node may know of placement. Clones are cheap.
 #[derive(Clone)]
 pub struct Handle {
-    /// Whether every group that the view places here is open. Says nothing of how old the view is.
+    /// Whether the group of every shard that the view places here is open, but for children of
+    /// reshards under way, which nobody asks yet. Says nothing of how old the view is.
     pub groups_open: watch::Receiver<bool>,
 }
 
@@ -62,8 +67,16 @@ pub fn start(parts: Parts, tasks: &Tasks) -> Handle {
     let Parts { me, metadata, shards, groups, logged, rebalance_after } = parts;
     let (groups_open, present) =
         reconcile::spawn(me, metadata.clone(), shards, groups.clone(), logged, tasks);
-    initialise::spawn(me, metadata.clone(), groups.clone(), tasks);
+    initialise::spawn(me, metadata.clone(), groups.clone(), present.clone(), tasks);
     stream_keeper::spawn(metadata.clone(), groups.clone(), present, tasks);
     balance::spawn(me, metadata, groups, rebalance_after, tasks);
     Handle { groups_open }
+}
+
+/// Whether a group of new shards takes entries, as this node sees it: somebody leads it, and an
+/// entry behind the first is committed. The first entry names the members and any replica may
+/// write it; one behind it was made by a leader that a majority follows.
+pub fn takes_entries(groups: &Groups, group: GroupId) -> bool {
+    let status = groups.status(group);
+    status.is_some_and(|s| s.leader.is_some() && s.committed.is_some_and(|index| index > 0))
 }

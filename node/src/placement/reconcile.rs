@@ -32,6 +32,8 @@ const FAILURES_MAX: u32 = 20;
 pub(super) struct Plan {
     /// Shards whose group is placed here and not open.
     pub(super) open: Vec<Shard>,
+    /// How many of `open` are shards of a map, and not children of a reshard under way.
+    pub(super) open_of_maps: usize,
     /// Groups that were deleted, by rising id.
     pub(super) destroy: Vec<GroupId>,
 }
@@ -40,8 +42,8 @@ pub(super) struct Plan {
 /// something.
 ///
 /// A group goes when its stream is DELETING, or when no stream has it although its id was given out
-/// before this view: streams only lose groups by being deleted, and ids are never used again. An id
-/// from `next_group` on is news to this view and stays.
+/// before this view: streams lose groups only by being deleted and by the expiry of closed shards,
+/// and ids are never used again. An id from `next_group` on is news to this view and stays.
 pub(super) fn plan(
     view: &View,
     open: &BTreeSet<GroupId>,
@@ -51,10 +53,11 @@ pub(super) fn plan(
     let mut plan = Plan::default();
     let mut alive = BTreeSet::new();
     for stream in view.streams.values().filter(|s| s.status != StreamStatus::Deleting) {
-        for shard in stream.map.shards() {
+        for (place, shard) in stream.all_shards().enumerate() {
             alive.insert(shard.group);
             if shard.replicas.contains(&me) && !open.contains(&shard.group) {
                 plan.open.push(shard.clone());
+                plan.open_of_maps += usize::from(place < stream.map.shards().len());
             }
         }
     }
@@ -150,7 +153,7 @@ impl Reconciler {
     fn look(&mut self, view: &View) -> Vec<Job> {
         let open: BTreeSet<GroupId> = self.shards.ids().into_iter().collect();
         let plan = plan(view, &open, &self.logged, self.me);
-        let all_open = plan.open.is_empty();
+        let all_open = plan.open_of_maps == 0;
         self.all_open.send_if_modified(|was| std::mem::replace(was, all_open) != all_open);
         let present: BTreeSet<GroupId> = open.union(&self.logged).copied().collect();
         self.present.send_if_modified(|was| {
@@ -210,7 +213,7 @@ async fn do_job(shards: &Shards, groups: &Groups, job: &Job) -> anyhow::Result<(
                 // away.
                 groups.destroy(*group).await?;
             }
-            tracing::info!(%group, "group destroyed: its stream was deleted");
+            tracing::info!(%group, "group destroyed: its stream was deleted, or its shard expired");
         }
     }
     Ok(())

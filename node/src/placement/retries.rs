@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Failures per key, each with a pause that doubles.
-pub(super) struct Retries<K> {
+pub struct Retries<K> {
     pause_min: Duration,
     pause_max: Duration,
     failed: BTreeMap<K, Failed>,
@@ -19,17 +19,17 @@ struct Failed {
 
 impl<K: Copy + Ord> Retries<K> {
     /// The first pause is `pause_min`; none is longer than `pause_max`.
-    pub(super) fn new(pause_min: Duration, pause_max: Duration) -> Retries<K> {
+    pub fn new(pause_min: Duration, pause_max: Duration) -> Retries<K> {
         Retries { pause_min, pause_max, failed: BTreeMap::new() }
     }
 
     /// Whether `key` may be tried.
-    pub(super) fn is_due(&self, key: K, now: Instant) -> bool {
+    pub fn is_due(&self, key: K, now: Instant) -> bool {
         self.failed.get(&key).is_none_or(|failed| failed.due <= now)
     }
 
     /// Notes a failure; gives how many there were in a row.
-    pub(super) fn failed(&mut self, key: K, now: Instant) -> u32 {
+    pub fn failed(&mut self, key: K, now: Instant) -> u32 {
         let failed = self.failed.entry(key).or_insert(Failed { times: 0, due: now });
         let factor = 1u32.checked_shl(failed.times).unwrap_or(u32::MAX);
         failed.due = now + self.pause_min.saturating_mul(factor).min(self.pause_max);
@@ -38,17 +38,27 @@ impl<K: Copy + Ord> Retries<K> {
     }
 
     /// Forgets the failures of `key`.
-    pub(super) fn succeeded(&mut self, key: K) {
+    pub fn succeeded(&mut self, key: K) {
         self.failed.remove(&key);
     }
 
+    /// How often `key` failed in a row.
+    pub fn times(&self, key: K) -> u32 {
+        self.failed.get(&key).map_or(0, |failed| failed.times)
+    }
+
+    /// When `key` may be tried again; `None` when it did not fail.
+    pub fn due(&self, key: K) -> Option<Instant> {
+        self.failed.get(&key).map(|failed| failed.due)
+    }
+
     /// Forgets what is no longer of interest.
-    pub(super) fn retain(&mut self, keep: impl Fn(K) -> bool) {
+    pub fn retain(&mut self, keep: impl Fn(K) -> bool) {
         self.failed.retain(|&key, _| keep(key));
     }
 
     /// When the next key that failed becomes due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub fn next_due(&self) -> Option<Instant> {
         self.failed.values().map(|failed| failed.due).min()
     }
 }
@@ -72,6 +82,8 @@ mod tests {
             retries.failed('b', now);
         }
         assert_eq!(retries.next_due(), Some(after(350)));
+        assert_eq!((retries.times('b'), retries.due('b')), (100, Some(after(350))));
+        assert_eq!((retries.times('c'), retries.due('c')), (0, None));
         retries.succeeded('a');
         assert!(retries.is_due('a', now));
         retries.retain(|key| key != 'b');

@@ -10,12 +10,13 @@ use tokio::time::sleep;
 use tristream_proto::domain::GroupId;
 
 use super::reconcile::Present;
+use super::takes_entries;
 use crate::metadata::{self, Command, Outcome, Stream, StreamStatus, View};
 use crate::raft::Groups;
 use crate::tasks::{Kind, Tasks};
 
-/// How often streams on their way are looked at.
-const TICK: Duration = Duration::from_millis(100);
+/// How often streams on their way are looked at: a look costs no call.
+const TICK: Duration = Duration::from_millis(20);
 /// After a proposal failed.
 const FAILED_PAUSE: Duration = Duration::from_millis(500);
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ pub(super) fn steps(
     is_present: impl Fn(GroupId) -> bool,
 ) -> Vec<Command> {
     let step = |stream: &Stream| {
-        let mut groups = stream.map.shards().iter().map(|shard| shard.group);
+        let mut groups = stream.all_shards().map(|shard| shard.group);
         let (name, incarnation) = (stream.name.clone(), stream.incarnation);
         match stream.status {
             StreamStatus::Creating => {
@@ -82,12 +83,7 @@ async fn keep(
     view: &View,
 ) -> bool {
     let left = present.borrow().clone();
-    // The first entry names the members and any replica may write it; one behind it that is
-    // committed was made by a leader that a majority follows.
-    let has_leader = |group| {
-        let status = groups.status(group);
-        status.is_some_and(|s| s.leader.is_some() && s.committed.is_some_and(|index| index > 0))
-    };
+    let has_leader = |group| takes_entries(groups, group);
     let is_present = |group| left.contains(&group) || groups.status(group).is_some();
     for command in steps(view, has_leader, is_present) {
         match metadata.propose(&command, PROPOSE_DEADLINE).await {

@@ -13,7 +13,7 @@ use super::balance::{Balance, Guest, guests};
 use super::initialise::Blank;
 use super::reconcile::{Plan, plan};
 use super::stream_keeper::steps;
-use crate::metadata::{Command, Stream, StreamMode, StreamStatus, View};
+use crate::metadata::{Command, Reshard, Stream, StreamMode, StreamStatus, View};
 use crate::raft::Status;
 
 const ME: NodeId = NodeId(1);
@@ -119,6 +119,49 @@ fn groups_are_opened_where_they_are_placed_and_destroyed_when_proven_deleted() {
     }
 }
 
+/// Puts a split of the stream's first shard under way; the children have these groups.
+fn splitting(mut stream: Stream, groups: [u64; 2]) -> Stream {
+    let parent = stream.map.shards()[0].clone();
+    let next = stream.map.shards().len() as u32;
+    let child = |(index, group): (u32, u64)| Shard {
+        id: ShardId::from(index),
+        group: GroupId(group),
+        creation_second: 0,
+        parents: vec![parent.id],
+        ..parent.clone()
+    };
+    let children = (next..).zip(groups).map(child).collect();
+    stream.reshards.push(Reshard { parents: vec![parent.id], children, begun: Timestamp(1) });
+    stream
+}
+
+#[test]
+fn children_under_way_are_opened_with_their_stream_and_go_with_it() {
+    let with = |status| view(5, vec![splitting(stream("a", status, 1..3, [1, 2, 3]), [3, 4])]);
+    let active = plan(&with(StreamStatus::Updating), &ids(&[1, 2]), &ids(&[]), ME);
+    assert_eq!(numbers(&active), (vec![3, 4], vec![]));
+    assert_eq!(active.open_of_maps, 0, "the node serves without them");
+    let restart = plan(&with(StreamStatus::Updating), &ids(&[2, 4]), &ids(&[]), ME);
+    assert_eq!((numbers(&restart), restart.open_of_maps), ((vec![1, 3], vec![]), 1));
+    let deleting = plan(&with(StreamStatus::Deleting), &ids(&[1, 2, 3]), &ids(&[4]), ME);
+    assert_eq!(numbers(&deleting), (vec![], vec![1, 2, 3, 4]));
+}
+
+#[test]
+fn a_closed_shard_stays_until_it_has_left_the_map() {
+    let mut stream = stream("a", StreamStatus::Active, 1..2, [1, 2, 3]);
+    let parent = Shard { closed_second: Some(9), ..stream.map.shards()[0].clone() };
+    let id = ShardId::from(1);
+    let child = Shard { id, group: GroupId(2), closed_second: None, ..parent.clone() };
+    stream.map = ShardMap::new(MapVersion(2), vec![parent, child.clone()]).unwrap();
+    let destroyed = |stream: &Stream| {
+        numbers(&plan(&view(3, vec![stream.clone()]), &ids(&[1, 2]), &ids(&[]), ME)).1
+    };
+    assert_eq!(destroyed(&stream), [0; 0]);
+    stream.map = ShardMap::new(MapVersion(2), vec![child]).unwrap();
+    assert_eq!(destroyed(&stream), [1]);
+}
+
 #[test]
 fn the_metadata_group_is_never_destroyed() {
     let plan = plan(&view(100, vec![]), &ids(&[0, 1]), &ids(&[0, 1]), ME);
@@ -158,6 +201,20 @@ async fn only_blank_groups_of_new_streams_placed_here_are_initialised() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn children_under_way_are_initialised_and_only_they() {
+    use StreamStatus::{Active, Creating, Deleting, Updating};
+    let now = Instant::now();
+    for (status, groups) in
+        [(Updating, &[3, 4][..]), (Active, &[3, 4]), (Creating, &[1, 2, 3, 4]), (Deleting, &[])]
+    {
+        let stream = splitting(stream("a", status, 1..3, [1, 2, 3]), [3, 4]);
+        let due = Blank::default().due(&view(5, vec![stream]), ME, now, |_| true);
+        let due: Vec<u64> = due.iter().map(|(group, _)| group.0).collect();
+        assert_eq!(due, groups, "{status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_group_that_was_initialised_and_is_blank_again_waits_its_turn_again() {
     let start = Instant::now();
     let view = view(2, vec![stream("a", StreamStatus::Creating, 1..2, [3, 1, 2])]);
@@ -186,6 +243,17 @@ fn streams_take_their_next_step_when_every_group_is_ready() {
     assert_eq!(step(Active, &[1, 2], &[]), []);
     assert_eq!(step(Deleting, &[], &[2]), []);
     assert_eq!(step(Deleting, &[1, 2], &[5]), forget());
+}
+
+#[test]
+fn a_deleted_stream_is_forgotten_when_its_children_under_way_are_gone_too() {
+    let stream = splitting(stream("a", StreamStatus::Deleting, 1..3, [1, 2, 3]), [3, 4]);
+    let view = view(5, vec![stream]);
+    let steps = |present: &[u64]| {
+        let present = ids(present);
+        steps(&view, |_| false, |group| present.contains(&group)).len()
+    };
+    assert_eq!((steps(&[4]), steps(&[5])), (0, 1));
 }
 
 /// A group led here whose preferred leader, node 2, has everything.
@@ -305,14 +373,15 @@ fn guests_are_groups_led_here_that_prefer_another() {
         vec![
             stream("a", StreamStatus::Active, 1..3, [2, 1, 3]),
             stream("mine", StreamStatus::Active, 3..4, [1, 2, 3]),
+            splitting(stream("splitting", StreamStatus::Updating, 10..11, [2, 1, 3]), [11, 12]),
             stream("leaving", StreamStatus::Deleting, 4..5, [2, 1, 3]),
             stream("closed-here", StreamStatus::Active, 5..6, [2, 1, 3]),
         ],
     );
     let status = |group: GroupId| {
-        let leader = if group == GroupId(2) { NodeId(3) } else { ME };
-        (group.0 < 5).then(|| Status { leader: Some(leader), ..Status::default() })
+        let leader = if [2, 12].contains(&group.0) { NodeId(3) } else { ME };
+        (group.0 != 5).then(|| Status { leader: Some(leader), ..Status::default() })
     };
     let found: Vec<_> = guests(ME, &view, status).iter().map(|g| (g.group, g.preferred)).collect();
-    assert_eq!(found, [(GroupId(1), NodeId(2))]);
+    assert_eq!(found, [1, 10, 11].map(|group| (GroupId(group), NodeId(2))));
 }

@@ -91,6 +91,47 @@ impl Forward {
         }
     }
 
+    /// A part of a shard's window. Changes nothing.
+    pub(super) async fn copy_window(
+        &self,
+        node: NodeId,
+        ask: wire::CopyWindowRequest,
+        left: Duration,
+    ) -> Result<wire::CopyWindowResponse, Miss> {
+        let mut client = self.peer(node)?;
+        let answer = harmless(client.copy_window(bounded(ask, left)), left).await?;
+        asked_again(answer.refusal.as_ref())?;
+        Ok(answer)
+    }
+
+    /// The seal of a shard. It does nothing the second time, so every failure may be tried again.
+    pub(super) async fn seal_shard(
+        &self,
+        node: NodeId,
+        mut ask: wire::SealShardRequest,
+        left: Duration,
+    ) -> Result<wire::SealShardResponse, Miss> {
+        let mut client = self.peer(node)?;
+        ask.deadline_ms = leaders_share_ms(left);
+        let answer = harmless(client.seal_shard(bounded(ask, left)), left).await?;
+        asked_again(answer.refusal.as_ref())?;
+        Ok(answer)
+    }
+
+    /// What a child is given. It does nothing the second time, so every failure may be tried again.
+    pub(super) async fn inherit(
+        &self,
+        node: NodeId,
+        mut ask: wire::InheritRequest,
+        left: Duration,
+    ) -> Result<wire::InheritResponse, Miss> {
+        let mut client = self.peer(node)?;
+        ask.deadline_ms = leaders_share_ms(left);
+        let answer = harmless(client.inherit(bounded(ask, left)), left).await?;
+        asked_again(answer.refusal.as_ref())?;
+        Ok(answer)
+    }
+
     /// The groups that a node leads.
     pub(super) async fn led_groups(
         &self,
@@ -166,7 +207,7 @@ async fn effective<T>(
     }
 }
 
-/// The answer of a call that changes nothing.
+/// The answer of a call that changes nothing, or nothing the second time.
 async fn harmless<T>(
     call: impl Future<Output = Result<Response<T>, Status>>,
     left: Duration,
@@ -216,6 +257,12 @@ fn refused(refusal: Option<wire::Refusal>) -> Result<(), Miss> {
         | Kind::NotActive
         | Kind::LimitExceeded => Miss::Final(Error::Unknown(why)),
     })
+}
+
+/// A refusal of what may be asked again, whatever became of it.
+fn asked_again(refusal: Option<&wire::Refusal>) -> Result<(), Miss> {
+    let Some(refusal) = refusal else { return Ok(()) };
+    Err(Miss::Elsewhere { leader: leader_in(refusal), why: refusal.message.clone() })
 }
 
 fn leader_in(refusal: &wire::Refusal) -> Option<NodeId> {

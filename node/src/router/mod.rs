@@ -8,6 +8,7 @@ mod attempt;
 mod barrier;
 mod forward;
 mod records;
+mod reshard;
 mod route;
 mod status;
 mod streams;

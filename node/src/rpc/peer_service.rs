@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use tristream_proto::domain::GroupId;
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
@@ -57,11 +58,7 @@ impl PeerService {
         let router = self.router()?;
         let invalid = |e: serde_json::Error| status::refusal(Kind::Invalid, e.to_string());
         let command = serde_json::from_slice(&request.command).map_err(invalid)?;
-        let deadline = match request.deadline_ms {
-            0 => PROPOSE_TIME,
-            ms => Duration::from_millis(ms.into()).min(PROPOSE_TIME_MAX),
-        };
-        let proposed = router.propose_here(&command, deadline).await;
+        let proposed = router.propose_here(&command, bounded(request.deadline_ms)).await;
         let (index, outcome) = proposed.map_err(|e| status::of_propose(&e))?;
         // It happened, so whatever goes wrong from here is an unknown outcome for who asked.
         let unknown = |e: serde_json::Error| status::refusal(Kind::Unknown, e.to_string());
@@ -72,6 +69,45 @@ impl PeerService {
     async fn barrier(&self, group: GroupId) -> Result<u64, wire::Refusal> {
         let barrier = self.router()?.local_barrier(group, BARRIER_TIME).await;
         barrier.map_err(|e| status::of_read(&e))
+    }
+
+    async fn window(
+        &self,
+        request: wire::CopyWindowRequest,
+    ) -> Result<wire::CopyWindowResponse, wire::Refusal> {
+        let router = self.router()?;
+        let window = router.copy_window_here(GroupId(request.group), request.after);
+        let window = timeout(PROPOSE_TIME, window).await;
+        let late = |_| status::refusal(Kind::Unavailable, "no window in time");
+        let part = window.map_err(late)?.map_err(|e| status::of_append(&e))?;
+        Ok(wire::CopyWindowResponse { part: Some(part.into()), refusal: None })
+    }
+
+    async fn seal(
+        &self,
+        request: wire::SealShardRequest,
+    ) -> Result<wire::SealShardResponse, wire::Refusal> {
+        let wire::SealShardRequest { group, after, deadline_ms } = request;
+        let sealed = self.router()?.seal_here(GroupId(group), after, bounded(deadline_ms)).await;
+        let (sealed, part) = sealed.map_err(|e| status::of_append(&e))?;
+        Ok(wire::SealShardResponse { part: Some(part.into()), ..sealed.into() })
+    }
+
+    async fn give(
+        &self,
+        request: wire::InheritRequest,
+    ) -> Result<wire::InheritResponse, wire::Refusal> {
+        let (group, deadline) = (GroupId(request.group), bounded(request.deadline_ms));
+        let inherited = self.router()?.inherit_here(group, request.into(), deadline).await;
+        Ok(inherited.map_err(|e| status::of_append(&e))?.into())
+    }
+}
+
+/// The time that a peer gives, within what this node allows.
+fn bounded(deadline_ms: u32) -> Duration {
+    match deadline_ms {
+        0 => PROPOSE_TIME,
+        ms => Duration::from_millis(ms.into()).min(PROPOSE_TIME_MAX),
     }
 }
 
@@ -108,23 +144,32 @@ impl Peer for PeerService {
 
     async fn copy_window(
         &self,
-        _request: Request<wire::CopyWindowRequest>,
+        request: Request<wire::CopyWindowRequest>,
     ) -> Result<Response<wire::CopyWindowResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let answer = self.window(request.into_inner()).await.unwrap_or_else(|refusal| {
+            wire::CopyWindowResponse { refusal: Some(refusal), ..Default::default() }
+        });
+        Ok(Response::new(answer))
     }
 
     async fn seal_shard(
         &self,
-        _request: Request<wire::SealShardRequest>,
+        request: Request<wire::SealShardRequest>,
     ) -> Result<Response<wire::SealShardResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let answer = self.seal(request.into_inner()).await.unwrap_or_else(|refusal| {
+            wire::SealShardResponse { refusal: Some(refusal), ..Default::default() }
+        });
+        Ok(Response::new(answer))
     }
 
     async fn inherit(
         &self,
-        _request: Request<wire::InheritRequest>,
+        request: Request<wire::InheritRequest>,
     ) -> Result<Response<wire::InheritResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        let answer = self.give(request.into_inner()).await.unwrap_or_else(|refusal| {
+            wire::InheritResponse { refusal: Some(refusal), ..Default::default() }
+        });
+        Ok(Response::new(answer))
     }
 
     async fn led_groups(
@@ -167,6 +212,15 @@ mod tests {
         let request = Request::new(wire::ReadBarrierRequest { group: 1 });
         let answer = service.read_barrier(request).await.expect("answers").into_inner();
         assert_eq!(answer.refusal.map(|refusal| refusal.kind()), Some(Kind::Unavailable));
+        let answer = service.seal_shard(Request::new(wire::SealShardRequest::default())).await;
+        let refusal = answer.expect("answers").into_inner().refusal;
+        assert_eq!(refusal.map(|refusal| refusal.kind()), Some(Kind::Unavailable));
+        let answer = service.inherit(Request::new(wire::InheritRequest::default())).await;
+        let refusal = answer.expect("answers").into_inner().refusal;
+        assert_eq!(refusal.map(|refusal| refusal.kind()), Some(Kind::Unavailable));
+        let answer = service.copy_window(Request::new(wire::CopyWindowRequest::default())).await;
+        let refusal = answer.expect("answers").into_inner().refusal;
+        assert_eq!(refusal.map(|refusal| refusal.kind()), Some(Kind::Unavailable));
         let refused = service.led_groups(Request::new(wire::LedGroupsRequest {})).await;
         assert_eq!(refused.map_err(|status| status.code()).err(), Some(tonic::Code::Unavailable));
     }

@@ -67,6 +67,17 @@ impl HashKeyRange {
         self.first <= key && key <= self.last
     }
 
+    /// Whether a shard of this range may be split so that the second child begins at `at`: above one
+    /// plus the first key and below the last (kinesis-contract 10.29).
+    pub fn can_split_at(self, at: HashKey) -> bool {
+        self.contains(at) && at.0 - self.first.0 > 1 && at < self.last
+    }
+
+    /// Whether `next` begins right behind this range.
+    pub fn meets(self, next: HashKeyRange) -> bool {
+        self.last.0.checked_add(1) == Some(next.first.0)
+    }
+
     /// The whole key space cut into `count` ranges as AWS does: width floor(2^128 / count), the last one
     /// takes the rest (kinesis-contract 7.7). `count` 0 gives none.
     pub fn uniform(count: u32) -> Vec<HashKeyRange> {
@@ -113,6 +124,23 @@ mod tests {
                 assert_eq!(pair[0].last.0 + 1, pair[1].first.0);
             }
         }
+    }
+
+    #[test]
+    fn a_range_is_split_where_aws_allows_it() {
+        let range = HashKeyRange { first: HashKey(10), last: HashKey(14) };
+        let allowed: Vec<u128> = (8..17).filter(|&at| range.can_split_at(HashKey(at))).collect();
+        assert_eq!(allowed, [12, 13]);
+        let end = HashKeyRange { first: HashKey(u128::MAX), last: HashKey(u128::MAX) };
+        assert!(!end.can_split_at(HashKey(u128::MAX)));
+    }
+
+    #[test]
+    fn ranges_meet_in_one_order_only() {
+        let range = |first, last| HashKeyRange { first: HashKey(first), last: HashKey(last) };
+        assert!(range(0, 9).meets(range(10, u128::MAX)));
+        assert!(!range(10, u128::MAX).meets(range(0, 9)), "the key space is no ring");
+        assert!(!range(0, 9).meets(range(11, 20)));
     }
 
     #[test]

@@ -54,6 +54,12 @@ pub enum InvalidShardMap {
     /// A hole or an overlap before this shard, or at the end of the key space.
     #[error("open shards do not tile the key space at {0}")]
     Tiling(HashKey),
+    /// A shard that was to be closed is not there, or is closed already.
+    #[error("{0} is no open shard")]
+    NotOpen(ShardId),
+    /// A shard would be closed before its creation, or succeeded by one that is not younger.
+    #[error("{0} would not end before its children begin")]
+    Seconds(ShardId),
 }
 
 /// A stream's shards, in order of their ids.
@@ -85,6 +91,39 @@ impl ShardMap {
         }
     }
 
+    /// The map after a split or merge: `parents`, all open, were closed in the second before the
+    /// `children` begin, and the children own exactly what the parents owned. Closing seconds of
+    /// parents are never before their creation.
+    pub fn succeeded(
+        &self,
+        version: MapVersion,
+        parents: &[ShardId],
+        children: Vec<Shard>,
+    ) -> Result<ShardMap, InvalidShardMap> {
+        let begin = children.iter().map(|child| child.creation_second).min();
+        let mut shards = self.shards.clone();
+        for &parent in parents {
+            let at = shards.binary_search_by_key(&parent, |shard| shard.id).ok();
+            let open = at.map(|at| &mut shards[at]).filter(|shard| shard.is_open());
+            let shard = open.ok_or(InvalidShardMap::NotOpen(parent))?;
+            let close = begin.and_then(|begin| begin.checked_sub(1));
+            let close = close.filter(|&close| close >= shard.creation_second);
+            shard.closed_second = Some(close.ok_or(InvalidShardMap::Seconds(parent))?);
+        }
+        shards.extend(children);
+        // Reshards end in another order than they began in.
+        shards.sort_by_key(|shard| shard.id);
+        ShardMap::new(version, shards)
+    }
+
+    /// The map without those of `expired` that are closed. The version stays: who owns a key is as it
+    /// was.
+    pub fn without(&self, expired: &[ShardId]) -> ShardMap {
+        let stays = |shard: &&Shard| shard.is_open() || !expired.contains(&shard.id);
+        let shards = self.shards.iter().filter(stays).cloned().collect();
+        ShardMap { version: self.version, shards }
+    }
+
     /// Rises with every change.
     pub fn version(&self) -> MapVersion {
         self.version
@@ -98,6 +137,13 @@ impl ShardMap {
     /// The open shards, by rising id.
     pub fn open(&self) -> impl Iterator<Item = &Shard> {
         self.shards.iter().filter(|shard| shard.is_open())
+    }
+
+    /// The open shards, by rising range.
+    pub fn by_range(&self) -> Vec<&Shard> {
+        let mut open: Vec<&Shard> = self.open().collect();
+        open.sort_by_key(|shard| shard.range.first);
+        open
     }
 
     /// The shard of this id.
@@ -147,6 +193,79 @@ mod tests {
         ] {
             assert!(map(bad).is_err(), "{bad:?}");
         }
+    }
+
+    fn child(id: u32, (first, last): (u128, u128), creation_second: u64) -> Shard {
+        Shard {
+            id: ShardId::from(id),
+            group: GroupId(u64::from(id) + 1),
+            range: HashKeyRange { first: HashKey(first), last: HashKey(last) },
+            creation_second,
+            parents: vec![ShardId::from(0)],
+            replicas: vec![],
+            closed_second: None,
+        }
+    }
+
+    #[test]
+    fn children_take_over_what_their_parents_owned() {
+        let max = u128::MAX;
+        let before = map(&[(0, 99), (100, max)]).expect("tiles");
+        let (zero, one) = (ShardId::from(0), ShardId::from(1));
+        let split = before
+            .succeeded(
+                MapVersion(2),
+                &[one],
+                vec![child(4, (100, 499), 8), child(5, (500, max), 8)],
+            )
+            .expect("a split");
+        assert_eq!(split.version(), MapVersion(2));
+        assert_eq!(split.get(one).and_then(|shard| shard.closed_second), Some(7));
+        // Began earlier, ends later: its id lies between those of the map.
+        let both = split
+            .succeeded(MapVersion(3), &[zero], vec![child(2, (0, 9), 9), child(3, (10, 99), 9)])
+            .expect("a second split");
+        let open: Vec<u32> = both.open().map(|shard| shard.id.index()).collect();
+        assert_eq!(open, [2, 3, 4, 5]);
+        let merged = both.succeeded(
+            MapVersion(4),
+            &[ShardId::from(3), ShardId::from(4)],
+            vec![child(6, (10, 499), 10)],
+        );
+        let ranges: Vec<u128> =
+            merged.expect("a merge").by_range().iter().map(|shard| shard.range.first.0).collect();
+        assert_eq!(ranges, [0, 10, 500]);
+    }
+
+    #[test]
+    fn what_is_no_succession_is_refused() {
+        let max = u128::MAX;
+        let before = map(&[(0, 99), (100, max)]).expect("tiles");
+        let (zero, none) = (ShardId::from(0), ShardId::from(7));
+        let succeed = |parents: &[ShardId], children: Vec<Shard>| {
+            before.succeeded(MapVersion(2), parents, children).expect_err("no succession")
+        };
+        let halves = |second| vec![child(2, (0, 9), second), child(3, (10, 99), second)];
+        assert_eq!(succeed(&[none], halves(9)), InvalidShardMap::NotOpen(none));
+        assert_eq!(succeed(&[zero, zero], halves(9)), InvalidShardMap::NotOpen(zero));
+        assert_eq!(succeed(&[zero], halves(1)), InvalidShardMap::Seconds(zero));
+        assert_eq!(succeed(&[zero], halves(0)), InvalidShardMap::Seconds(zero));
+        assert_eq!(succeed(&[zero], vec![]), InvalidShardMap::Seconds(zero));
+        let hole = vec![child(2, (0, 9), 9)];
+        assert!(matches!(succeed(&[zero], hole), InvalidShardMap::Tiling(_)));
+        let taken = vec![child(1, (0, 99), 9)];
+        assert!(matches!(succeed(&[zero], taken), InvalidShardMap::Order(_)));
+    }
+
+    #[test]
+    fn only_closed_shards_expire() {
+        let before = map(&[(0, u128::MAX)]).expect("tiles");
+        let halves = vec![child(1, (0, 9), 5), child(2, (10, u128::MAX), 5)];
+        let after = before.succeeded(MapVersion(2), &[ShardId::from(0)], halves).expect("a split");
+        let expired = after.without(&[0, 1, 9].map(ShardId::from));
+        let left: Vec<u32> = expired.shards().iter().map(|shard| shard.id.index()).collect();
+        assert_eq!(left, [1, 2]);
+        assert_eq!(expired.version(), after.version());
     }
 
     #[test]

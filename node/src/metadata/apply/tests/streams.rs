@@ -1,10 +1,12 @@
-//! Walks of commands, as data, and what becomes of the view.
+//! Walks through a stream's life.
+
+use std::collections::BTreeMap;
+
+use tristream_proto::domain::limits::{ACCOUNT_SHARDS_MAX, RETENTION_HOURS_DEFAULT};
+use tristream_proto::domain::{HashKeyRange, NodeId, Timestamp};
 
 use super::*;
-
-fn name(text: &str) -> StreamName {
-    text.parse().unwrap()
-}
+use crate::metadata::StreamMode;
 
 fn create(text: &str, shard_count: u32) -> Command {
     Command::CreateStream {
