@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tristream_proto::domain::{
-    GroupId, HashKey, HashKeyRange, Incarnation, MapVersion, NodeId, ReadFrom, Record,
+    GroupId, HashKey, HashKeyRange, Incarnation, MapVersion, NodeId, Origin, ReadFrom, Record,
     RecordPosition, SequenceNumber, Shard, ShardId, ShardMap, StoredRecord, StreamName, Timestamp,
     TokenKey,
 };
@@ -56,6 +56,8 @@ struct State {
     lagging: Option<View>,
     records: HashMap<GroupId, Vec<StoredRecord>>,
     entries: u64,
+    /// Of all records that were put, stored or not.
+    origins: Vec<Option<Origin>>,
     put_faults: HashMap<ShardId, Error>,
     read_fault: Option<Error>,
     stale: bool,
@@ -84,6 +86,7 @@ impl Fake {
             token_key: TokenKey::derived_from("otter"),
             iterator_life: Duration::from_secs(300),
             put_deadline: Duration::from_secs(5),
+            deduplicate: true,
         })
     }
 
@@ -141,6 +144,11 @@ impl Fake {
 
     pub(crate) fn stored(&self) -> usize {
         self.state.lock().records.values().map(Vec::len).sum()
+    }
+
+    /// What the records that were put since the last question came in with.
+    pub(crate) fn take_origins(&self) -> Vec<Option<Origin>> {
+        std::mem::take(&mut self.state.lock().origins)
     }
 
     pub(crate) fn stream_now(&self, name: &str) -> Arc<Stream> {
@@ -285,6 +293,7 @@ impl Streams for Fake {
                 gate.acquire().await.unwrap().forget();
             }
             let mut state = self.state.lock();
+            state.origins.extend(records.iter().map(|record| record.origin));
             let mut put = |record: Record| {
                 let shard = stream.map.owner(record.hash_key());
                 match state.put_faults.get(&shard.id) {

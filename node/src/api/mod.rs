@@ -5,9 +5,10 @@
 //! before the whole request is known to be well formed. Must not know HTTP, JSON, exception names,
 //! or where a shard lives.
 //!
-//! A new operation is one file here and one line in `OPERATIONS`.
+//! A new operation is one file here and one line in `OPERATIONS` (or in `PUTS`).
 
 mod address;
+mod call;
 mod error;
 mod foreign_number;
 mod java_date;
@@ -42,6 +43,7 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::metadata::{Stream, StreamStatus};
 
+pub use call::Call;
 pub use error::Error;
 pub use streams::Streams;
 pub use value::{Members, TextMap, Value};
@@ -67,6 +69,8 @@ pub struct Api {
     pub iterator_life: Duration,
     /// How long a put may look for a leader and a quorum.
     pub put_deadline: Duration,
+    /// Whether a put that a client sends again is recognised.
+    pub deduplicate: bool,
 }
 
 /// What an operation answers.
@@ -85,12 +89,23 @@ impl From<Members> for Reply {
 }
 
 type Run = for<'a> fn(&'a Api, Members) -> BoxFuture<'a, Result<Reply, Error>>;
+type RunCall = for<'a> fn(&'a Api, Members, Call) -> BoxFuture<'a, Result<Reply, Error>>;
 
 /// An operation of the Kinesis model.
 #[derive(Clone, Copy)]
 pub struct Operation {
     name: &'static str,
-    run: Option<Run>,
+    work: Work,
+}
+
+/// How an operation is carried out.
+#[derive(Clone, Copy)]
+enum Work {
+    Plain(Run),
+    /// It needs to know which call it is an attempt of.
+    OfCall(RunCall),
+    /// Not by this version.
+    NotYet,
 }
 
 /// What this version can do.
@@ -103,8 +118,12 @@ const OPERATIONS: &[(&str, Run)] = &[
     ("GetShardIterator", |api, input| Box::pin(get_shard_iterator::run(api, input))),
     ("ListShards", |api, input| Box::pin(list_shards::run(api, input))),
     ("ListStreams", |api, input| Box::pin(list_streams::run(api, input))),
-    ("PutRecord", |api, input| Box::pin(put_record::run(api, input))),
-    ("PutRecords", |api, input| Box::pin(put_records::run(api, input))),
+];
+
+/// What it can do that must not be done twice when a client sends it twice.
+const PUTS: &[(&str, RunCall)] = &[
+    ("PutRecord", |api, input, call| Box::pin(put_record::run(api, input, call))),
+    ("PutRecords", |api, input, call| Box::pin(put_records::run(api, input, call))),
 ];
 
 /// What the model has and this version has not (kinesis-contract 10 and 17).
@@ -161,13 +180,11 @@ const NOT_YET: &[&str] = &[
 impl Operation {
     /// The operation of this name, if the model has one.
     pub fn named(name: &str) -> Option<Operation> {
-        let here = OPERATIONS.iter().find(|(known, _)| *known == name);
-        let later = NOT_YET.iter().find(|known| **known == name);
-        match (here, later) {
-            (Some((name, run)), _) => Some(Operation { name, run: Some(*run) }),
-            (None, Some(name)) => Some(Operation { name, run: None }),
-            (None, None) => None,
-        }
+        let plain = OPERATIONS.iter().map(|&(name, run)| (name, Work::Plain(run)));
+        let puts = PUTS.iter().map(|&(name, run)| (name, Work::OfCall(run)));
+        let later = NOT_YET.iter().map(|&name| (name, Work::NotYet));
+        let (name, work) = plain.chain(puts).chain(later).find(|(known, _)| *known == name)?;
+        Some(Operation { name, work })
     }
 
     /// Its name in the model.
@@ -175,11 +192,16 @@ impl Operation {
         self.name
     }
 
-    /// Carries it out.
-    pub async fn run(self, api: &Api, input: Members) -> Result<Reply, Error> {
-        match self.run {
-            Some(run) => run(api, input).await,
-            None => Err(Error::NotYet(self.name)),
+    /// Carries it out for a request that is an attempt of `call`.
+    pub async fn run(self, api: &Api, input: Members, call: Call) -> Result<Reply, Error> {
+        match self.work {
+            Work::Plain(run) => {
+                // The body's text lives on in the input: no need to hold it twice.
+                drop(call);
+                run(api, input).await
+            }
+            Work::OfCall(run) => run(api, input, call).await,
+            Work::NotYet => Err(Error::NotYet(self.name)),
         }
     }
 }
@@ -213,7 +235,8 @@ impl Api {
     /// The same, when the caller knows of an incarnation already.
     async fn serving_since(&self, name: &StreamName, known: Incarnation) -> Option<Arc<Stream>> {
         let serves = |stream: &Arc<Stream>| {
-            stream.status == StreamStatus::Active && stream.incarnation >= known
+            matches!(stream.status, StreamStatus::Active | StreamStatus::Updating)
+                && stream.incarnation >= known
         };
         if let Some(stream) = self.streams.stream(name).await.filter(serves) {
             return Some(stream);

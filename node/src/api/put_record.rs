@@ -4,11 +4,11 @@ use super::address::Address;
 use super::foreign_number::ForeignNumber;
 use super::put::{self, RecordInput};
 use super::validate::{Checks, SEQUENCE_NUMBER};
-use super::{Api, Error, Members, Reply};
+use super::{Api, Call, Error, Members, Reply};
 use crate::router;
 
 /// Stores one record.
-pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
+pub(super) async fn run(api: &Api, mut input: Members, call: Call) -> Result<Reply, Error> {
     let address = Address::take(&mut input)?;
     let record = RecordInput::take(&mut input)?;
     let above = input.text("SequenceNumberForOrdering")?;
@@ -32,7 +32,9 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
         return Err(Error::DryRun);
     }
     let shard = stream.map.owner(record.hash_key());
-    let mut outcomes = api.streams.put(&stream, vec![record], api.put_deadline).await;
+    let mut records = vec![record];
+    call.mark(api, "PutRecord", stream.incarnation, &mut records).await;
+    let mut outcomes = api.streams.put(&stream, records, api.put_deadline).await;
     let number = outcomes
         .pop()
         .unwrap_or_else(|| Err(router::Error::Unknown("a put without an outcome".to_owned())))

@@ -7,7 +7,7 @@ use tristream_proto::domain::{Record, SequenceNumber, ShardId};
 use super::address::Address;
 use super::put::{self, RecordInput};
 use super::validate::Checks;
-use super::{Api, Error, Members, Reply, Value};
+use super::{Api, Call, Error, Members, Reply, Value};
 use crate::metadata::Stream;
 use crate::router;
 
@@ -17,7 +17,7 @@ const SHOWN_RECORD: &str = "com.amazonaws.kinesis.v20131202.PutRecordsRequestEnt
 type Outcome = Result<(ShardId, SequenceNumber), Error>;
 
 /// Stores up to 500 records.
-pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
+pub(super) async fn run(api: &Api, mut input: Members, call: Call) -> Result<Reply, Error> {
     let address = Address::take(&mut input)?;
     let records = input.list("Records")?.map(take_records).transpose()?;
     let dry_run = input.boolean("DryRun")?.unwrap_or(false);
@@ -32,7 +32,7 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
     let Some(stream) = api.serving(&name).await else {
         return Err(api.no_such_stream(name));
     };
-    let records: Vec<Record> =
+    let mut records: Vec<Record> =
         records.into_iter().flatten().map(RecordInput::record).collect::<Result<_, _>>()?;
     for (at, record) in records.iter().enumerate() {
         put::check_size(&stream, record, &format!("records.{}.member.", at + 1))?;
@@ -43,6 +43,7 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
     if dry_run {
         return Err(Error::DryRun);
     }
+    call.mark(api, "PutRecords", stream.incarnation, &mut records).await;
     answer(api, &stream, put_all(api, &stream, records).await)
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::aws_error::{self, Exception};
+use super::call;
 use super::json;
 use super::reply::{Answer, CBOR, JSON, answer};
 use super::target::Target;
@@ -30,20 +32,19 @@ pub(super) struct Done {
 }
 
 /// Steps 3 to 11. `api` is there once the node is ready.
-pub(super) async fn post(headers: &HeaderMap, body: Bytes, api: Option<Arc<Api>>) -> Done {
+pub(super) async fn post(parts: &Parts, body: Bytes, api: Option<Arc<Api>>) -> Done {
+    let headers = &parts.headers;
     let target = Target::of(headers);
     let operation = match parse(headers, target, &body) {
         Ok(parsed) => parsed,
         Err(refused) => return refused.done(target),
     };
     let (operation, input) = operation;
-    // The body's text lives on in the input: no need to hold it twice.
-    drop(body);
     let Some(api) = api else {
         let why = "The node is not ready: it has not yet joined its cluster.";
         return Refused::Exception(Exception::unavailable(why), JSON).done(target);
     };
-    match operation.run(&api, input).await {
+    match operation.run(&api, input, call::of(parts, body)).await {
         Ok(reply) => {
             let body = reply.output.as_ref().map(json::encode).unwrap_or_default();
             let mut answer = answer(StatusCode::OK, Some(JSON), body);

@@ -7,13 +7,14 @@
 //! ```text
 //!  server  accept, connections, drain -> service  one request: route, answer, headers
 //!                                          |-> body     limits on size and memory
-//!                                          |-> kinesis  order of checks; target, json, aws_error
+//!                                          |-> kinesis  order of checks; target, call, json, aws_error
 //!                                          `-> admin    health, metrics, cluster
 //! ```
 
 mod admin;
 mod aws_error;
 mod body;
+mod call;
 mod json;
 mod kinesis;
 mod patience;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::header::{HeaderMap, ORIGIN};
+use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Body;
@@ -61,13 +61,13 @@ where
     } else if parts.method != Method::POST {
         kinesis::denied()
     } else {
-        post(door, headers, body).await
+        post(door, parts, body).await
     };
     finish(&mut response, headers, door.entropy.as_ref());
     response
 }
 
-async fn post<B>(door: &Door, headers: &HeaderMap, body: B) -> Answer
+async fn post<B>(door: &Door, parts: &Parts, body: B) -> Answer
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -81,7 +81,7 @@ where
     let Ok(_place) = door.requests.try_acquire() else { return no_body(door, Refusal::Busy) };
     let begin = Instant::now();
     let api = door.api.borrow().clone();
-    let Done { answer, operation, code } = kinesis::post(headers, taken.bytes, api).await;
+    let Done { answer, operation, code } = kinesis::post(parts, taken.bytes, api).await;
     door.metrics.observe_request(operation, code, begin.elapsed());
     tracing::Span::current().record("operation", operation);
     tracing::debug!(code, "answered");

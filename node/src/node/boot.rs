@@ -167,6 +167,7 @@ impl Boot {
             region: self.config.region.clone(),
             iterator_life: Duration::from_secs(self.config.iterator_seconds),
             put_deadline: Duration::from_millis(self.config.put_deadline_ms),
+            deduplicate: self.config.deduplicate,
         };
         self.api.send_replace(Some(Arc::new(api)));
         self.watch_readiness(&groups, &metadata, placement.groups_open).await;

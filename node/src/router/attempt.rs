@@ -1,7 +1,8 @@
 //! Attempts at a leader until one has an answer, the deadline passes, or an outcome is unknown.
 //!
-//! Invariant: another attempt is made only after a `Miss::Elsewhere`, which certainly had no
-//! effect. Must not know what is attempted.
+//! Invariant: another attempt is made only after a `Miss::Elsewhere`, which certainly had no effect,
+//! or a `Miss::Doubtful`, which whoever attempts says is harmless to repeat. Must not know what is
+//! attempted.
 
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ pub(super) enum Miss {
         /// What went wrong.
         why: String,
     },
+    /// It may have had an effect, but the same again would be recognised and do nothing: as after
+    /// `Elsewhere`, another attempt may be made. Whoever attempts remembers the doubt.
+    Doubtful(String),
     /// The answer to give.
     Final(Error),
 }
@@ -71,6 +75,11 @@ pub(super) async fn at_leader<'a, T>(
             Err(Miss::Final(error)) => return Err(error),
             Err(Miss::Elsewhere { leader, why }) => {
                 search.learn(leader);
+                reason = why;
+            }
+            Err(Miss::Doubtful(why)) => {
+                // It was asked in this round, so it is not asked again before a pause.
+                search.learn(None);
                 reason = why;
             }
         }
@@ -174,6 +183,18 @@ mod tests {
             assert!(matches!(result, Err(Error::Unknown(_))), "{result:?}");
             assert_eq!(asked.len(), 2);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doubtful_attempt_is_made_again_but_not_at_the_same_node_before_a_pause() {
+        let doubtful = || Err(Miss::Doubtful("it went silent".to_owned()));
+        let begun = Instant::now();
+        let answers = vec![doubtful(), not_leader(2), not_leader(2), Ok(1)];
+        let (result, asked) = play(Some(NodeId(2)), answers, LONG).await;
+        assert!(matches!(result, Ok(1)), "{result:?}");
+        let two = Route::There(NodeId(2));
+        assert_eq!(asked, [two, Route::Here, Route::There(NodeId(3)), two]);
+        assert!(begun.elapsed() >= PAUSE_MIN / 2, "the second round waits");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Response, Status};
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
-use tristream_proto::domain::{GroupId, InvalidSequenceNumber, NodeId, SequenceNumber};
+use tristream_proto::domain::{GroupId, InvalidSequenceNumber, MapVersion, NodeId, SequenceNumber};
 use tristream_proto::wire;
 use tristream_proto::wire::peer_client::PeerClient;
 use tristream_proto::wire::refusal::Kind;
@@ -20,6 +20,7 @@ use tristream_proto::wire::tristream_client::TristreamClient;
 
 use super::Error;
 use super::attempt::Miss;
+use super::puts::Landed;
 use crate::metadata::Outcome;
 use crate::net::Peers;
 
@@ -44,14 +45,20 @@ impl Forward {
         node: NodeId,
         mut put: wire::PutRequest,
         left: Duration,
-    ) -> Result<Vec<SequenceNumber>, Miss> {
+    ) -> Result<Landed, Miss> {
         let mut client = self.tristream(node)?;
-        let count = put.records.len();
+        let (count, routed_by) = (put.records.len(), MapVersion(put.map_version));
         put.deadline_ms = leaders_share_ms(left);
         let answer = effective(client.put(bounded(put, left)), left).await?;
+        if let Some(refusal) = &answer.refusal
+            && refusal.kind() == Kind::StaleMap
+        {
+            return Ok(moved(refusal, routed_by));
+        }
         refused(answer.refusal.clone())?;
         let numbers = numbers(&answer, count);
-        numbers.map_err(|error| Miss::Final(Error::Unknown(format!("node {node}: {error}"))))
+        let unknown = |error| Miss::Final(Error::Unknown(format!("node {node}: {error}")));
+        numbers.map(Landed::Stored).map_err(unknown)
     }
 
     /// A metadata command (JSON) at the metadata leader: its index and outcome.
@@ -182,6 +189,12 @@ fn numbers(
     Ok(numbers)
 }
 
+/// What a peer says whose map is another than the one that the put was routed by. It never sends us
+/// back to that one, or the put would go in circles.
+fn moved(refusal: &wire::Refusal, routed_by: MapVersion) -> Landed {
+    Landed::Moved(MapVersion(refusal.map_version.max(routed_by.0 + 1)))
+}
+
 fn bounded<T>(message: T, left: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(left);
@@ -244,7 +257,8 @@ fn refused(refusal: Option<wire::Refusal>) -> Result<(), Miss> {
     let why = refusal.message;
     Err(match Kind::try_from(refusal.kind).unwrap_or_default() {
         Kind::NotLeader => Miss::Elsewhere { leader, why },
-        // The peer's metadata are behind ours, or ours behind its: a matter of milliseconds.
+        // The peer's metadata are behind ours, or ours behind its: a matter of milliseconds. (A put
+        // waits for the newer map: see `moved`.)
         Kind::StreamNotFound | Kind::StaleMap => Miss::elsewhere(why),
         Kind::Unavailable => Miss::elsewhere(why),
         Kind::Throttled => Miss::Final(Error::Throttled(why)),

@@ -1,12 +1,13 @@
 //! Who owns this key, and how to get there: here, one hop away, or nowhere.
 //!
 //! Owns routing, forwarding (one hop, never again) and retries within a deadline. Invariant: a
-//! request whose outcome is unknown is never sent again. Must not know HTTP, JSON or gRPC services'
-//! business.
+//! request whose outcome is unknown is never sent again, but for puts whose records say which call
+//! they came in with: a shard recognises those. Must not know HTTP, JSON or gRPC services' business.
 
 mod attempt;
 mod barrier;
 mod forward;
+mod puts;
 mod records;
 mod reshard;
 mod route;

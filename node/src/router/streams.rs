@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::time::Instant;
-use tristream_proto::domain::{GroupId, HashKey, NodeId, ShardId, StreamName};
+use tokio::time::{Instant, timeout};
+use tristream_proto::domain::{GroupId, HashKey, MapVersion, NodeId, ShardId, StreamName};
 
 use super::attempt::{Miss, at_leader};
 use super::route::{Route, Search};
@@ -38,6 +38,20 @@ impl Router {
             return Some(stream.clone());
         }
         self.fresh_view().await.streams.get(name).cloned()
+    }
+
+    /// The same, once this node's view has a map of it at least as new as `version`; after `wait`
+    /// whatever there is.
+    pub async fn stream_since(
+        &self,
+        name: &StreamName,
+        version: MapVersion,
+        wait: Duration,
+    ) -> Option<Arc<Stream>> {
+        let mut views = self.inner.metadata.watch();
+        // Whether it came in time is for the caller to see.
+        let _ = timeout(wait, views.wait_for(|view| knows(view, name, version))).await;
+        self.stream(name).await
     }
 
     /// Creates a stream (status CREATING) and waits until this node's view has it.
@@ -181,6 +195,16 @@ impl Router {
     }
 }
 
+/// Whether a view has a map of the stream at least as new as `version`, or will never have one: the
+/// version was given out, and the stream is gone.
+fn knows(view: &View, name: &StreamName, version: MapVersion) -> bool {
+    let newest = match view.streams.get(name) {
+        Some(stream) => stream.map_version(),
+        None => MapVersion(view.map_version),
+    };
+    newest >= version
+}
+
 /// The nodes, beginning with another one for successive streams, so that their first leaders
 /// spread.
 fn rotated(mut nodes: Vec<NodeId>, next_group: u64) -> Vec<NodeId> {
@@ -210,6 +234,21 @@ fn judge(outcome: Outcome, name: StreamName) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_map_version_is_known_when_it_is_here_or_was_given_out_and_is_gone() {
+        use tristream_proto::domain::HashKeyRange;
+        let name: StreamName = "orders".parse().expect("a name");
+        let mut view = View { map_version: 7, ..View::default() };
+        let asks = |view: &View| [7, 8].map(|version| knows(view, &name, MapVersion(version)));
+        assert_eq!(asks(&view), [true, false], "deleted; a later version may yet come");
+        let range = HashKeyRange::uniform(1)[0];
+        let mut stream = crate::router::puts::stream(6, &[(0, range, None)]);
+        stream.name = name.clone();
+        view.streams.insert(name.clone(), Arc::new(stream));
+        assert_eq!(asks(&view), [false, false], "7 was another stream's, or is to come");
+        assert!(knows(&view, &name, MapVersion(6)) && knows(&view, &name, MapVersion(0)));
+    }
 
     #[test]
     fn leaders_of_successive_one_shard_streams_spread_over_all_nodes() {

@@ -1,15 +1,17 @@
 //! The service that native clients call: `wire::Tristream`.
 //!
 //! Owns the checks of what comes in and the words that go out. Invariant: a put is accepted only by the
-//! shard's leader and only when the map by which it was routed still holds; it is never forwarded. The
+//! shard's leader and only while the shard that it was routed to is open; it is never forwarded. The
 //! port may open before the node knows its cluster: until then every answer is "unavailable".
 
 mod subscribe;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tristream_proto::domain::{
@@ -23,11 +25,15 @@ use super::status;
 use crate::clock::Clock;
 use crate::metadata::{Stream, StreamMode, StreamStatus};
 use crate::router::{NewStream, Router};
-use crate::shard;
+use crate::shard::{self, AppendError};
 use crate::tasks::Tasks;
 
 /// No call of a client waits longer than this, whatever it asks for.
 const DEADLINE_MAX: Duration = Duration::from_secs(30);
+/// How long a put waits for the map by which it was routed, when this node has yet to learn of it.
+const PUT_MAP_TIME: Duration = Duration::from_secs(1);
+/// How long a description waits for the map that is asked for.
+const DESCRIBE_MAP_TIME: Duration = Duration::from_secs(2);
 /// Events that wait for a slow subscriber; a chunk is about 1 MiB.
 const SUBSCRIBE_EVENTS_MAX: usize = 4;
 
@@ -93,24 +99,30 @@ impl ClientService {
 
     async fn describe(
         &self,
-        name: &str,
+        request: &wire::DescribeStreamRequest,
     ) -> Result<(wire::Stream, Vec<wire::NodeAddress>), wire::Refusal> {
-        let router = self.router()?;
-        let stream = self.stream(&router, name).await?;
+        let (router, name) = (self.router()?, stream_name(&request.name)?);
+        let version = MapVersion(request.map_version_min);
+        let stream = router.stream_since(&name, version, DESCRIBE_MAP_TIME).await;
+        let stream = stream.ok_or_else(|| status::stream_not_found(&name))?;
         Ok((describe(&router, &stream), nodes(&router)))
     }
 
     async fn store(&self, request: wire::PutRequest) -> Result<Vec<SequenceNumber>, wire::Refusal> {
-        let router = self.router()?;
-        let stream = self.stream(&router, &request.stream).await?;
-        let shard = find_shard(&stream, &Routed::from(&request))?;
+        let (router, name) = (self.router()?, stream_name(&request.stream)?);
         let deadline = match request.deadline_ms {
             0 => self.deadline_default,
             millis => Duration::from_millis(u64::from(millis)).min(DEADLINE_MAX),
         };
+        let (until, routed) = (Instant::now() + deadline, Routed::from(&request));
+        let wait = PUT_MAP_TIME.min(deadline);
+        let stream = router.stream_since(&name, routed.map_version, wait).await;
+        let stream = stream.ok_or_else(|| status::stream_not_found(&name))?;
+        let shard = find_shard(&stream, &routed)?;
         let records = check_records(&stream, shard, request.records)?;
         let handle = open_here(&router, shard)?;
-        handle.append(records, deadline).await.map_err(|e| status::of_append(&e))
+        let stored = handle.append(records, until.saturating_duration_since(Instant::now())).await;
+        stored.map_err(|error| not_stored(&stream, &error))
     }
 }
 
@@ -148,7 +160,7 @@ impl Tristream for ClientService {
         &self,
         request: Request<wire::DescribeStreamRequest>,
     ) -> Result<Response<wire::DescribeStreamResponse>, Status> {
-        Ok(Response::new(match self.describe(&request.into_inner().name).await {
+        Ok(Response::new(match self.describe(&request.into_inner()).await {
             Ok((stream, nodes)) => {
                 wire::DescribeStreamResponse { stream: Some(stream), nodes, refusal: None }
             }
@@ -259,11 +271,13 @@ impl From<&wire::PutRequest> for Routed {
     }
 }
 
-/// The shard that the put is for, when the put was routed by what still holds.
+/// The shard that the put is for, when it still takes what the put was routed by.
+///
+/// A put routed by an older map is taken while its shard is open, so that a reshard elsewhere in the
+/// stream does not disturb it. That is safe: a group is never used for a second shard, a shard's
+/// range never changes, and one that was sealed refuses by itself, whatever this node's map says.
 fn find_shard<'a>(stream: &'a Stream, routed: &Routed) -> Result<&'a Shard, wire::Refusal> {
     let known = stream.map_version();
-    let stale =
-        |what| wire::Refusal { map_version: known.0, ..status::refusal(Kind::StaleMap, what) };
     if routed.incarnation > stream.incarnation || routed.map_version > known {
         // The caller knows more than this node: routing by this node's map would lead it astray.
         return Err(status::refusal(
@@ -272,20 +286,26 @@ fn find_shard<'a>(stream: &'a Stream, routed: &Routed) -> Result<&'a Shard, wire
         ));
     }
     if routed.incarnation < stream.incarnation {
-        return Err(stale("the stream was deleted and created anew"));
+        return Err(status::stale_map("the stream was deleted and created anew", known));
     }
     if stream.status == StreamStatus::Deleting {
         return Err(status::stream_not_found(&stream.name));
     }
-    if routed.map_version < known {
-        return Err(stale("the shard map has changed"));
-    }
     match stream.map.get(routed.shard) {
         Some(shard) if shard.group != routed.group || !shard.is_open() => {
-            Err(stale("the shard is closed, or another group"))
+            Err(status::stale_map("the shard is closed, or another group", known))
         }
         Some(shard) => Ok(shard),
-        None => Err(stale("the stream has no such shard")),
+        None => Err(status::stale_map("the stream has no such shard", known)),
+    }
+}
+
+/// Why the shard that `stream`'s map names did not take a put.
+fn not_stored(stream: &Stream, error: &AppendError) -> wire::Refusal {
+    match error {
+        // By this map the shard was open, so the one that says who takes its records comes later.
+        AppendError::Sealed => status::stale_map(error, MapVersion(stream.map_version().0 + 1)),
+        error => status::of_append(error),
     }
 }
 
@@ -305,7 +325,7 @@ fn check_records(
         .map(Record::try_from)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| status::refusal(Kind::Invalid, error))?;
-    let mut bytes = 0;
+    let (mut bytes, mut origins) = (0, HashSet::new());
     for record in &records {
         if record.bytes() > stream.record_bytes_max {
             return invalid(format!(
@@ -317,10 +337,11 @@ fn check_records(
         }
         bytes += record.bytes();
         if !shard.range.contains(record.hash_key()) {
-            return Err(wire::Refusal {
-                map_version: stream.map_version().0,
-                ..status::refusal(Kind::StaleMap, "a record's hash key is not in the shard's range")
-            });
+            let why = "a record's hash key is not in the shard's range";
+            return Err(status::stale_map(why, stream.map_version()));
+        }
+        if record.origin.is_some_and(|origin| !origins.insert(origin)) {
+            return invalid(format!("two records have one origin: {:?}", record.origin));
         }
     }
     if bytes > limits::PUT_RECORDS_BYTES_MAX {

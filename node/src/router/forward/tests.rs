@@ -64,7 +64,7 @@ fn forward(peer: Peer) -> Forward {
     Forward::new(Peers::new(&net, &roster).expect("addresses are legal"))
 }
 
-async fn put(peer: Peer, left: Duration) -> Result<Vec<SequenceNumber>, Miss> {
+async fn put(peer: Peer, left: Duration) -> Result<Landed, Miss> {
     forward(peer).put(NodeId(2), wire::PutRequest::default(), left).await
 }
 
@@ -123,6 +123,18 @@ fn refusals_are_followed_told_or_unknown() {
     assert!(matches!(miss(Kind::Invalid as i32), Miss::Final(Error::Invalid(_))));
     for kind in [Kind::Unknown as i32, Kind::Unspecified as i32, 77] {
         assert!(matches!(miss(kind), Miss::Final(Error::Unknown(_))), "{kind}");
+    }
+}
+
+#[test]
+fn a_put_that_another_map_refused_waits_for_a_newer_one() {
+    let moved_to = |map_version| {
+        let kind = Kind::StaleMap as i32;
+        moved(&wire::Refusal { kind, map_version, ..Default::default() }, MapVersion(7))
+    };
+    assert_eq!(moved_to(9), Landed::Moved(MapVersion(9)));
+    for no_newer in [0, 6, 7] {
+        assert_eq!(moved_to(no_newer), Landed::Moved(MapVersion(8)), "not in circles");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the native door refuses, and how it says so.
 
 use super::*;
-use tristream_proto::domain::{HashKey, HashKeyRange, ShardMap, Timestamp};
+use tristream_proto::domain::{CallId, HashKey, HashKeyRange, Origin, ShardMap, Timestamp};
 
 fn stream(version: u64) -> Stream {
     let shard = |(i, range): (usize, HashKeyRange)| Shard {
@@ -46,24 +46,45 @@ fn kind_of<T>(result: Result<T, wire::Refusal>) -> Option<Kind> {
 }
 
 #[test]
-fn a_put_is_taken_only_when_it_was_routed_by_what_holds() {
+fn a_put_is_taken_only_while_its_shard_is_open() {
     let stream = stream(7);
     for (routed, expected) in [
         (routed(5, 7, 1, 11), None),
+        // A reshard elsewhere in the stream does not disturb it.
+        (routed(5, 6, 1, 11), None),
+        (routed(5, 1, 1, 11), None),
         (routed(4, 6, 1, 11), Some(Kind::StaleMap)),
-        (routed(5, 6, 1, 11), Some(Kind::StaleMap)),
+        (routed(5, 6, 1, 10), Some(Kind::StaleMap)),
         (routed(5, 7, 1, 10), Some(Kind::StaleMap)),
-        (routed(5, 7, 2, 12), Some(Kind::StaleMap)),
+        (routed(5, 6, 2, 12), Some(Kind::StaleMap)),
         // This node lags: sending the caller for a new map would bring it this node's old one.
         (routed(5, 8, 1, 11), Some(Kind::Unavailable)),
         (routed(6, 9, 0, 20), Some(Kind::Unavailable)),
     ] {
         assert_eq!(kind_of(find_shard(&stream, &routed)), expected);
     }
-    let refused = find_shard(&stream, &routed(5, 6, 1, 11)).expect_err("stale");
-    assert_eq!(refused.map_version, 7, "the refusal names the version to wait for");
     let deleting = Stream { status: StreamStatus::Deleting, ..stream };
     assert_eq!(kind_of(find_shard(&deleting, &routed(5, 7, 1, 11))), Some(Kind::StreamNotFound));
+}
+
+#[test]
+fn a_closed_shard_names_the_map_that_closed_it_and_a_sealed_one_the_next() {
+    let open = stream(7);
+    let mut shards = open.map.shards().to_vec();
+    let parent = shards[1].clone();
+    shards[1].closed_second = Some(1_790_000_100);
+    let child = Shard { id: ShardId::from(2), group: GroupId(12), ..parent };
+    shards.push(Shard { parents: vec![ShardId::from(1)], ..child });
+    let closed =
+        Stream { map: ShardMap::new(MapVersion(9), shards).expect("tiles"), ..open.clone() };
+    let refused = find_shard(&closed, &routed(5, 7, 1, 11)).expect_err("closed");
+    assert_eq!((refused.kind(), refused.map_version), (Kind::StaleMap, 9));
+    assert!(find_shard(&closed, &routed(5, 7, 0, 10)).is_ok(), "the other shard is as it was");
+
+    let sealed = not_stored(&open, &AppendError::Sealed);
+    assert_eq!((sealed.kind(), sealed.map_version), (Kind::StaleMap, 8));
+    let unknown = not_stored(&open, &AppendError::Unknown("deposed".to_owned()));
+    assert_eq!((unknown.kind(), unknown.map_version), (Kind::Unknown, 0));
 }
 
 fn record(hash_key: u128, bytes: usize) -> wire::Record {
@@ -90,6 +111,23 @@ fn records_are_checked_before_they_reach_the_shard() {
     assert_eq!(check(vec![record(0, 1), record(u128::MAX, 1)]), Some(Kind::StaleMap));
     let keyless = wire::Record { partition_key: String::new(), ..record(0, 1) };
     assert_eq!(check(vec![keyless]), Some(Kind::Invalid));
+}
+
+#[test]
+fn what_a_record_came_in_with_is_checked_and_passed_on() {
+    let from =
+        |call: &[u8], ordinal| wire::Record { call: call.to_vec().into(), ordinal, ..record(0, 1) };
+    let stream = stream(7);
+    let first = &stream.map.shards()[0];
+    let checked = check_records(&stream, first, vec![from(&[7; 16], 3), record(0, 1)]);
+    let origins: Vec<_> = checked.expect("legal").iter().map(|record| record.origin).collect();
+    let origin = Origin { call: CallId([7; 16]), ordinal: 3 };
+    assert_eq!(origins, [Some(origin), None]);
+    assert_eq!(check(vec![from(&[7; 15], 0)]), Some(Kind::Invalid));
+    assert_eq!(check(vec![from(&[7; 16], 65_536)]), Some(Kind::Invalid));
+    let twice = vec![from(&[7; 16], 1), from(&[7; 16], 2), from(&[7; 16], 1)];
+    assert_eq!(check(twice), Some(Kind::Invalid), "one record cannot be two");
+    assert_eq!(check(vec![from(&[7; 16], 1), from(&[8; 16], 1)]), None);
 }
 
 #[test]
