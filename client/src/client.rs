@@ -3,6 +3,8 @@
 //! Owns the retry loops. Two kinds of call: those that any node answers (they go round the nodes), and
 //! puts (they go to the shard's leader only). Must not know how records are gathered.
 
+mod control;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,6 +18,17 @@ impl Address {
         Ok(Address { name: input.text("StreamName")?, arn: input.text("StreamARN")? })
     }
 
+    /// Takes `StreamARN` alone out of the input, for operations that know no name.
+    pub(super) fn take_arn(input: &mut Members) -> Result<Address, Error> {
+        Ok(Address { name: None, arn: input.text("StreamARN")? })
+    }
+
+    /// Checks the constraints of the model, for operations that must be given the ARN.
+    pub(super) fn check_required(&self, checks: &mut Checks) {
+        checks.required("streamARN", &self.arn);
+        self.check(checks);
+    }
+
     /// Checks the constraints of the model.
     pub(super) fn check(&self, checks: &mut Checks) {
         checks.text("streamName", self.name.as_deref(), NAME);

@@ -6,7 +6,7 @@ use tristream_proto::domain::StreamName;
 use tristream_proto::domain::limits::{RECORD_BYTES_DEFAULT, SHARDS_DEFAULT};
 
 use super::validate::{Checks, NAME};
-use super::{Api, CONTROL_DEADLINE, Error, Members, Reply, TextMap};
+use super::{Api, CONTROL_DEADLINE, Error, Members, Reply, TextMap, shapes};
 use crate::metadata::StreamMode;
 use crate::router::{self, NewStream};
 
@@ -41,9 +41,7 @@ impl Input {
         checks.text("streamName", self.name.as_deref(), NAME);
         checks.integer("shardCount", self.shard_count, 1, i64::MAX);
         if let Some(mode) = &self.mode {
-            const MODE: &str = "streamModeDetails.streamMode";
-            checks.required(MODE, mode);
-            checks.one_of(MODE, mode.as_deref(), &["PROVISIONED", "ON_DEMAND"]);
+            shapes::check_mode(&mut checks, mode);
         }
         if let Some(tags) = &self.tags {
             check_tags(&mut checks, tags);
@@ -73,9 +71,7 @@ pub(super) async fn run(api: &Api, input: Members) -> Result<Reply, Error> {
     input.check()?;
     let (mode, shard_count) = input.shape()?;
     if input.warm_throughput.is_some_and(|mib| mib > 0) {
-        return Err(Error::InvalidArgument(
-            "WarmThroughputMiBps is not available for this account.".to_owned(),
-        ));
+        return Err(shapes::no_warm_throughput());
     }
     let name = StreamName::try_from(input.name.unwrap_or_default())
         .map_err(|invalid| Error::InvalidArgument(invalid.to_string()))?;
@@ -97,13 +93,7 @@ pub(super) async fn run(api: &Api, input: Members) -> Result<Reply, Error> {
         router::Error::AlreadyExists(stream) => {
             Error::StreamExists { stream, account: api.account.clone() }
         }
-        router::Error::ShardLimit { open, limit } => Error::ShardLimit {
-            account: api.account.clone(),
-            region: api.region.clone(),
-            open,
-            limit,
-            more: shard_count,
-        },
+        router::Error::ShardLimit { open, limit } => api.shard_limit(open, limit, shard_count),
         other => other.into(),
     })
 }

@@ -3,7 +3,7 @@
 
 use super::address::Address;
 use super::validate::Checks;
-use super::{Api, CONTROL_DEADLINE, Error, Members, Reply, shapes};
+use super::{Api, CONTROL_DEADLINE, Error, Members, Reply};
 use crate::metadata::StreamStatus;
 use crate::router;
 
@@ -18,8 +18,7 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
     let name = address.resolve(api)?;
     let stream = api.described(&name).await?;
     if stream.status == StreamStatus::Deleting {
-        let state = shapes::status(stream.status);
-        return Err(Error::StreamNotActive { stream: name, account: api.account.clone(), state });
+        return Err(api.not_active(&name, stream.status));
     }
     match api.streams.delete_stream(&name, CONTROL_DEADLINE).await {
         Ok(()) => Ok(Reply::default()),

@@ -93,6 +93,9 @@ pub enum Error {
         /// Shards asked for.
         more: u32,
     },
+    /// A limit on changes, in AWS's words.
+    #[error("{0}")]
+    LimitExceeded(String),
     /// What should be a shard iterator is none.
     #[error("Invalid ShardIterator.")]
     InvalidIterator,

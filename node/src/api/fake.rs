@@ -1,13 +1,14 @@
 //! Streams in memory, for tests of the operations and the door: no cluster, a clock set by hand,
 //! and failures on demand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tristream_proto::domain::limits::ACCOUNT_SHARDS_MAX;
 use tristream_proto::domain::{
     GroupId, HashKey, HashKeyRange, Incarnation, MapVersion, NodeId, Origin, ReadFrom, Record,
     RecordPosition, SequenceNumber, Shard, ShardId, ShardMap, StoredRecord, StreamName, Timestamp,
@@ -18,12 +19,9 @@ use tristream_proto::wire;
 use super::{Api, Streams};
 use crate::clock::Clock;
 use crate::entropy::OsEntropy;
-use crate::metadata::{Stream, StreamMode, StreamStatus, View};
+use crate::metadata::{Reshard, Stream, StreamMode, StreamStatus, View};
 use crate::router::{Error, NewStream};
 use crate::shard::Page;
-
-/// Open shards that the fake bears.
-pub(crate) const SHARDS_MAX: usize = 1_000;
 
 /// A clock that stands still until it is moved.
 pub(crate) struct HandClock(AtomicU64);
@@ -60,6 +58,12 @@ struct State {
     origins: Vec<Option<Origin>>,
     put_faults: HashMap<ShardId, Error>,
     read_fault: Option<Error>,
+    /// Groups that take no more records.
+    sealed: HashSet<GroupId>,
+    /// Changes of shards and modes that were asked for, and what shall become of them.
+    changes: Vec<String>,
+    change_fault: Option<Error>,
+    retention: Option<Duration>,
     stale: bool,
     panics: bool,
 }
@@ -85,17 +89,57 @@ impl Fake {
             region: "us-east-1".to_owned(),
             token_key: TokenKey::derived_from("otter"),
             iterator_life: Duration::from_secs(300),
+            retention_override: self.state.lock().retention,
             put_deadline: Duration::from_secs(5),
             deduplicate: true,
         })
     }
 
     pub(crate) fn set_status(&self, name: &str, status: StreamStatus) {
-        let name: StreamName = name.parse().unwrap();
-        let mut state = self.state.lock();
-        let mut stream = state.view.streams[&name].as_ref().clone();
-        stream.status = status;
-        state.view.streams.insert(name, Arc::new(stream));
+        self.state.lock().change(name, |stream| stream.status = status);
+    }
+
+    pub(crate) fn set_mode(&self, name: &str, mode: StreamMode) {
+        self.state.lock().change(name, |stream| stream.mode = mode);
+    }
+
+    /// Records are kept for this long, in the `Api` made after this.
+    pub(crate) fn keep_records_for(&self, time: Duration) {
+        self.state.lock().retention = Some(time);
+    }
+
+    /// From now on changes of shards and modes are refused.
+    pub(crate) fn fail_changes(&self, error: Error) {
+        self.state.lock().change_fault = Some(error);
+    }
+
+    /// What changes of shards and modes were asked for since the last call.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().changes)
+    }
+
+    /// Seals the parents of all reshards under way.
+    pub(crate) fn seal_parents(&self, name: &str) {
+        let stream = self.stream_now(name);
+        let parents = stream.reshards.iter().flat_map(|reshard| &reshard.parents);
+        let groups = parents.filter_map(|parent| stream.map.get(*parent)).map(|shard| shard.group);
+        self.state.lock().sealed.extend(groups);
+    }
+
+    /// Ends all reshards under way: the children take over from now on.
+    pub(crate) fn publish(&self, name: &str) {
+        self.seal_parents(name);
+        let second = self.clock.now().seconds() + 1;
+        self.state.lock().change(name, |stream| finish_all(stream, second));
+    }
+
+    /// Drops closed shards.
+    pub(crate) fn expire(&self, name: &str, shards: &[u32]) {
+        let gone = |id: ShardId| shards.contains(&id.index());
+        self.state.lock().change(name, |stream| {
+            let left = stream.map.shards().iter().filter(|shard| !gone(shard.id)).cloned();
+            stream.map = ShardMap::new(stream.map.version(), left.collect()).unwrap();
+        });
     }
 
     pub(crate) fn forget(&self, name: &str) {
@@ -170,15 +214,68 @@ fn shards(first_group: u64, count: u32, second: u64) -> Vec<Shard> {
     ranges.map(shard).collect()
 }
 
+/// Publishes every reshard of the stream.
+fn finish_all(stream: &mut Stream, second: u64) {
+    let mut shards = stream.map.shards().to_vec();
+    for reshard in std::mem::take(&mut stream.reshards) {
+        for parent in shards.iter_mut().filter(|shard| reshard.parents.contains(&shard.id)) {
+            parent.closed_second = Some(second - 1);
+        }
+        let child = |child: Shard| Shard { creation_second: second, ..child };
+        shards.extend(reshard.children.into_iter().map(child));
+    }
+    shards.sort_by_key(|shard| shard.id);
+    let version = MapVersion(stream.map.version().0 + 1);
+    stream.map = ShardMap::new(version, shards).unwrap();
+    stream.status = StreamStatus::Active;
+}
+
+/// Begins a reshard, as the metadata group does.
+fn begin(stream: &mut Stream, parents: &[ShardId], ranges: &[HashKeyRange], group: u64) {
+    let child = |(at, range): (u32, &HashKeyRange)| Shard {
+        id: ShardId::from(stream.next_shard + at),
+        group: GroupId(group + u64::from(at)),
+        range: *range,
+        creation_second: 0,
+        parents: parents.to_vec(),
+        replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
+        closed_second: None,
+    };
+    let children: Vec<Shard> = (0..).zip(ranges).map(child).collect();
+    stream.next_shard += children.len() as u32;
+    let begun = stream.created;
+    stream.reshards.push(Reshard { parents: parents.to_vec(), children, begun });
+    stream.status = StreamStatus::Updating;
+}
+
 impl State {
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Stream)) {
+        let name: StreamName = name.parse().unwrap();
+        let mut stream = self.view.streams[&name].as_ref().clone();
+        change(&mut stream);
+        self.view.streams.insert(name, Arc::new(stream));
+    }
+
+    /// Notes what was asked for; fails when it shall.
+    fn note(&mut self, what: String) -> Result<(), Error> {
+        self.changes.push(what);
+        self.change_fault.clone().map_or(Ok(()), Err)
+    }
+
+    fn reshard(&mut self, name: &str, parents: &[ShardId], ranges: &[HashKeyRange]) {
+        let group = self.view.next_group + 1;
+        self.view.next_group += ranges.len() as u64;
+        self.change(name, |stream| begin(stream, parents, ranges, group));
+    }
+
     fn create(&mut self, new: NewStream, now: Timestamp) -> Result<(), Error> {
         let streams = self.view.streams.values();
         let open: usize = streams.map(|stream| stream.map.open().count()).sum();
         if self.view.streams.contains_key(&new.name) {
             return Err(Error::AlreadyExists(new.name));
         }
-        if open + new.shard_count as usize > SHARDS_MAX {
-            return Err(Error::ShardLimit { open, limit: SHARDS_MAX });
+        if open + new.shard_count as usize > ACCOUNT_SHARDS_MAX {
+            return Err(Error::ShardLimit { open, limit: ACCOUNT_SHARDS_MAX });
         }
         let shards = shards(self.view.next_group + 1, new.shard_count, now.seconds());
         self.view.next_group += u64::from(new.shard_count);
@@ -204,14 +301,17 @@ impl State {
     }
 
     fn put(&mut self, shard: &Shard, record: Record, now: Timestamp) -> SequenceNumber {
-        self.entries += 1;
+        let log = self.records.entry(shard.group).or_default();
+        let first = RecordPosition { index: self.entries, position: 0 };
+        // Records of one call are neighbours within their shard.
+        let last = log.last().map(|record| record.sequence_number.position());
+        let place = last.filter(|last| last.index == first.index).map_or(first, |at| at.next());
         let sequence_number = SequenceNumber {
             creation_second: shard.creation_second,
             shard: shard.id,
-            counter: RecordPosition { index: self.entries, position: 0 }.counter(),
+            counter: place.counter(),
             record_second: now.seconds(),
         };
-        let log = self.records.entry(shard.group).or_default();
         let Record { partition_key, data, .. } = record;
         log.push(StoredRecord { sequence_number, arrival: now, partition_key, data });
         sequence_number
@@ -226,7 +326,7 @@ impl State {
         Page {
             next: records.last().map_or(from, |last| last.sequence_number.position().next()),
             at_tip: records.len() == all,
-            at_end: false,
+            at_end: records.len() == all && self.sealed.contains(&shard.group),
             newest_arrival: log.last().map(|newest| newest.arrival),
             records,
         }
@@ -294,6 +394,7 @@ impl Streams for Fake {
             }
             let mut state = self.state.lock();
             state.origins.extend(records.iter().map(|record| record.origin));
+            state.entries += 1;
             let mut put = |record: Record| {
                 let shard = stream.map.owner(record.hash_key());
                 match state.put_faults.get(&shard.id) {
@@ -307,40 +408,67 @@ impl Streams for Fake {
 
     fn split_shard<'a>(
         &'a self,
-        _: &'a Stream,
-        _: ShardId,
-        _: HashKey,
+        stream: &'a Stream,
+        shard: ShardId,
+        at: HashKey,
         _: Duration,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        soon(Ok(()))
+        let mut state = self.state.lock();
+        let noted = state.note(format!("split {} at {at}", shard.index()));
+        if noted.is_ok() {
+            let range = stream.map.get(shard).unwrap().range;
+            let ranges = [
+                HashKeyRange { first: range.first, last: HashKey(at.0 - 1) },
+                HashKeyRange { first: at, last: range.last },
+            ];
+            state.reshard(stream.name.as_str(), &[shard], &ranges);
+        }
+        soon(noted)
     }
 
     fn merge_shards<'a>(
         &'a self,
-        _: &'a Stream,
-        _: ShardId,
-        _: ShardId,
+        stream: &'a Stream,
+        shard: ShardId,
+        adjacent: ShardId,
         _: Duration,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        soon(Ok(()))
+        let mut state = self.state.lock();
+        let noted = state.note(format!("merge {} {}", shard.index(), adjacent.index()));
+        if noted.is_ok() {
+            let [low, high] = [shard, adjacent].map(|id| stream.map.get(id).unwrap().range);
+            let range = HashKeyRange { first: low.first, last: high.last };
+            state.reshard(stream.name.as_str(), &[shard, adjacent], &[range]);
+        }
+        soon(noted)
     }
 
     fn update_shard_count<'a>(
         &'a self,
-        _: &'a Stream,
-        _: u32,
+        stream: &'a Stream,
+        target: u32,
         _: Duration,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        soon(Ok(()))
+        let mut state = self.state.lock();
+        let noted = state.note(format!("scale to {target}"));
+        if noted.is_ok() {
+            state.change(stream.name.as_str(), |stream| stream.status = StreamStatus::Updating);
+        }
+        soon(noted)
     }
 
     fn update_mode<'a>(
         &'a self,
-        _: &'a Stream,
-        _: StreamMode,
+        stream: &'a Stream,
+        mode: StreamMode,
         _: Duration,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        soon(Ok(()))
+        let mut state = self.state.lock();
+        let noted = state.note(format!("mode {mode:?}"));
+        if noted.is_ok() {
+            state.change(stream.name.as_str(), |stream| stream.mode = mode);
+        }
+        soon(noted)
     }
 
     fn read<'a>(

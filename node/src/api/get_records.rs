@@ -3,13 +3,16 @@
 //! `MillisBehindLatest` is 0 when the answer ends at the tip. Otherwise it is the age of the last
 //! record given, or, where none was given, of the newest record there is: the reader is at least
 //! that far back.
+//!
+//! At the end of a closed shard the answer names its children and no iterator.
 
 use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
-use tristream_proto::domain::{IteratorError, ShardIterator, StoredRecord, Timestamp};
+use tristream_proto::domain::{IteratorError, Shard, ShardIterator, StoredRecord, Timestamp};
 
 use super::address::Address;
 use super::validate::{Checks, Text};
-use super::{Api, Error, Members, Reply, Value};
+use super::{Api, Error, Members, Reply, Value, shapes};
+use crate::metadata::Stream;
 use crate::router;
 use crate::shard::Page;
 
@@ -52,14 +55,33 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
         other => other.into(),
     })?;
     let behind = millis_behind(&page, api.clock.now());
-    // A fresh token also when nothing moved: the old one expires.
-    let next = api.shard_iterator(&stream, shard.id, page.next);
+    let children = match page.at_end {
+        true => children(&stream, shard),
+        false => vec![],
+    };
+    // The children say that nothing follows, and an iterator that something does: clients insist on
+    // one of them, and on one only.
+    let (next, children) = match children.is_empty() {
+        // A fresh token also when nothing moved: the old one expires.
+        true => (Some(api.shard_iterator(&stream, shard.id, page.next)), None),
+        false => (None, Some(children)),
+    };
     let records: Vec<Value> = page.records.into_iter().map(record).collect();
     let output = Members::new()
         .with("Records", records)
-        .with("NextShardIterator", next)
-        .with("MillisBehindLatest", behind);
+        .with_some("NextShardIterator", next)
+        .with("MillisBehindLatest", behind)
+        .with_some("ChildShards", children);
     Ok(Reply { output: Some(output), stale })
+}
+
+/// Where the shard's keys go on, once it is closed: a shard that is sealed, but whose children are
+/// not published yet, has none to read from.
+fn children(stream: &Stream, shard: &Shard) -> Vec<Value> {
+    match shard.is_open() {
+        true => vec![],
+        false => stream.children_of(shard.id).map(|child| shapes::child(child).into()).collect(),
+    }
 }
 
 fn open(api: &Api, token: &str) -> Result<ShardIterator, Error> {
@@ -71,7 +93,7 @@ fn open(api: &Api, token: &str) -> Result<ShardIterator, Error> {
 }
 
 fn millis_behind(page: &Page, now: Timestamp) -> u64 {
-    if page.at_tip {
+    if page.at_tip || page.at_end {
         return 0;
     }
     let given = page.records.last().map(|record| record.arrival);

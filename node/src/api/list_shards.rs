@@ -1,9 +1,12 @@
 //! ListShards with its filters and pages (kinesis-contract 10.18, 9.11).
+//!
+//! Invariant: the shards of an `AT_` filter tile the key space, over all pages together, whatever is
+//! split, merged or expires between two pages. KCL does not start on a hole.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tristream_proto::domain::{Incarnation, Shard, StreamName, Timestamp};
+use tristream_proto::domain::{Incarnation, Shard, ShardId, StreamName, Timestamp};
 
 use super::address::Address;
 use super::validate::{Checks, NAME, NEXT_TOKEN};
@@ -32,6 +35,8 @@ enum Filter {
     AtLatest,
     AtTime(Timestamp),
     FromTime(Timestamp),
+    /// These, by rising id: what is left of an answer that must tile the key space as a whole.
+    These(Vec<ShardId>),
 }
 
 /// What a NextToken holds: it names the stream and goes on as the first page began.
@@ -166,14 +171,34 @@ impl Filter {
             Filter::AtLatest => shard.is_open(),
             Filter::AtTime(time) => open_at((*time).max(horizon)),
             Filter::FromTime(time) => open_since(*time),
+            Filter::These(ids) => ids.contains(&shard.id),
+        }
+    }
+
+    /// How the next page goes on after `last`, when it shall have `rest`. What a point in time had
+    /// is settled by the first page; what came since it began may grow.
+    fn onward(self, last: ShardId, rest: &[&Shard]) -> (Filter, Option<String>) {
+        let is_point =
+            !matches!(self, Filter::After(_) | Filter::FromTrimHorizon | Filter::FromTime(_));
+        match is_point {
+            true => (Filter::These(rest.iter().map(|shard| shard.id).collect()), None),
+            false => (self, Some(last.to_string())),
         }
     }
 }
 
-/// The time before which records are gone, or the stream was not there yet.
-fn horizon(stream: &Stream, now: Timestamp) -> Timestamp {
-    let kept = Duration::from_secs(u64::from(stream.retention_hours) * 3600);
-    let first = stream.map.shards().iter().filter(|shard| shard.parents.is_empty());
+/// The time before which records are gone, or the shards that are left do not tile the key space:
+/// the stream was not there yet, or parents have expired (by another node's clock, which may be
+/// ahead).
+fn horizon(stream: &Stream, kept: Option<Duration>, now: Timestamp) -> Timestamp {
+    let hours = u64::from(stream.retention_hours);
+    let kept = kept.unwrap_or(Duration::from_secs(hours * 3600));
+    let map = &stream.map;
+    let begins = |shard: &&Shard| {
+        let orphan = shard.parents.iter().any(|parent| map.get(*parent).is_none());
+        orphan || shard.parents.is_empty()
+    };
+    let first = map.shards().iter().filter(begins);
     let begin = first.map(|shard| shard.creation_second).max().unwrap_or(0);
     now.before(kept).max(Timestamp(begin * 1000))
 }
@@ -184,24 +209,21 @@ pub(super) async fn run(api: &Api, input: Members) -> Result<Reply, Error> {
     input.check()?;
     let count = input.limit.map_or(SHARDS_MAX, |limit| (limit as usize).min(SHARDS_MAX));
     let (place, stream) = input.place(api).await?;
-    if stream.status != StreamStatus::Active {
-        return Err(Error::StreamNotActive {
-            stream: place.stream,
-            account: api.account.clone(),
-            state: shapes::status(stream.status),
-        });
+    if !matches!(stream.status, StreamStatus::Active | StreamStatus::Updating) {
+        return Err(api.not_active(&place.stream, stream.status));
     }
-    let horizon = horizon(&stream, api.clock.now());
-    let mut rest = stream.map.shards().iter().filter(|shard| {
+    let horizon = horizon(&stream, api.retention_override, api.clock.now());
+    let wanted = stream.map.shards().iter().filter(|shard| {
         let after = place.after.as_ref().is_none_or(|after| shard.id.to_string() > *after);
         after && place.filter.wants(shard, horizon)
     });
-    let page: Vec<&Shard> = rest.by_ref().take(count).collect();
-    let more = rest.next().is_some();
+    let wanted: Vec<&Shard> = wanted.collect();
+    let (page, rest) = wanted.split_at(count.min(wanted.len()));
     let shards: Vec<Value> = page.iter().map(|shard| shapes::shard(shard).into()).collect();
     let token = match page.last() {
-        Some(last) if more => {
-            let next = Place { after: Some(last.id.to_string()), ..place };
+        Some(last) if !rest.is_empty() => {
+            let (filter, after) = place.filter.onward(last.id, rest);
+            let next = Place { filter, after, ..place };
             Some(page_token::seal(api, OPERATION, &next)?)
         }
         _ => None,
@@ -212,7 +234,7 @@ pub(super) async fn run(api: &Api, input: Members) -> Result<Reply, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tristream_proto::domain::{GroupId, HashKey, HashKeyRange, ShardId};
+    use tristream_proto::domain::{GroupId, HashKey, HashKeyRange, MapVersion, ShardMap};
 
     fn shard(index: u32, from: u64, to: Option<u64>, parents: &[u32]) -> Shard {
         Shard {
@@ -261,5 +283,101 @@ mod tests {
         {
             assert!(!filter.wants(&closed, horizon), "{filter:?}");
         }
+    }
+
+    const QUARTER: u128 = 1 << 126;
+
+    fn ranged(shard: Shard, quarters: std::ops::Range<u128>) -> Shard {
+        let last = (quarters.end - 1) * QUARTER + (QUARTER - 1);
+        let range = HashKeyRange { first: HashKey(quarters.start * QUARTER), last: HashKey(last) };
+        Shard { range, ..shard }
+    }
+
+    /// Splits of 0 at 19 and of 1 at 30, a merge of the inner two at 41.
+    fn lineage() -> Vec<Shard> {
+        vec![
+            ranged(shard(0, 10, Some(19), &[]), 0..2),
+            ranged(shard(1, 10, Some(30), &[]), 2..4),
+            ranged(shard(2, 20, None, &[0]), 0..1),
+            ranged(shard(3, 20, Some(41), &[0]), 1..2),
+            ranged(shard(4, 31, Some(41), &[1]), 2..3),
+            ranged(shard(5, 31, None, &[1]), 3..4),
+            ranged(shard(6, 42, None, &[3, 4]), 1..3),
+        ]
+    }
+
+    fn tiles<'a>(shards: impl Iterator<Item = &'a Shard>) -> bool {
+        let mut ranges: Vec<HashKeyRange> = shards.map(|shard| shard.range).collect();
+        ranges.sort_by_key(|range| range.first);
+        let meet = |pair: &[HashKeyRange]| pair[0].last.0.checked_add(1) == Some(pair[1].first.0);
+        ranges.first().is_some_and(|first| first.first.0 == 0)
+            && ranges.last().is_some_and(|last| last.last.0 == u128::MAX)
+            && ranges.windows(2).all(meet)
+    }
+
+    fn stream(shards: Vec<Shard>) -> Stream {
+        Stream {
+            name: "s".parse().expect("a name"),
+            incarnation: Incarnation(1),
+            status: StreamStatus::Active,
+            mode: crate::metadata::StreamMode::Provisioned,
+            created: Timestamp(12_000),
+            retention_hours: 24,
+            record_bytes_max: 1,
+            tags: Default::default(),
+            map: ShardMap::new(MapVersion(1), shards).expect("tiles"),
+            reshards: vec![],
+            goal: None,
+            next_shard: 7,
+            rescaled: vec![],
+            mode_changed: vec![],
+        }
+    }
+
+    #[test]
+    fn at_any_time_the_shards_tile_the_key_space() {
+        let stream = stream(lineage());
+        let horizon = horizon(&stream, None, Timestamp(60_000));
+        assert_eq!(horizon, Timestamp(10_000), "the stream was not there before");
+        for millis in (0..60_000).step_by(250) {
+            let filter = Filter::AtTime(Timestamp(millis));
+            let at = || stream.map.shards().iter().filter(|shard| filter.wants(shard, horizon));
+            assert!(tiles(at()), "{millis}: {:?}", at().map(|shard| shard.id).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_horizon_moves_on_and_the_shards_at_it_still_tile() {
+        let kept = Some(Duration::from_secs(15));
+        for now in (20_000..90_000).step_by(500) {
+            // By a clock 2 s ahead, parents are dropped that this one would still list.
+            for ahead in [0, 2] {
+                let expired = |shard: &Shard| {
+                    shard.closed_second.is_some_and(|end| end + 15 < now / 1000 + ahead)
+                };
+                let left = lineage().into_iter().filter(|shard| !expired(shard));
+                let stream = stream(left.collect());
+                let horizon = horizon(&stream, kept, Timestamp(now));
+                assert!(horizon <= Timestamp(now), "{now}");
+                for filter in [Filter::AtTrimHorizon, Filter::AtTime(Timestamp(0))] {
+                    let at =
+                        stream.map.shards().iter().filter(|shard| filter.wants(shard, horizon));
+                    assert!(tiles(at), "{now} {ahead} {filter:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn points_in_time_are_settled_by_the_first_page() {
+        let shards = lineage();
+        let rest: Vec<&Shard> = shards[3..5].iter().collect();
+        let ids = vec![ShardId::from(3), ShardId::from(4)];
+        let last = ShardId::from(2);
+        for filter in [Filter::AtLatest, Filter::AtTrimHorizon, Filter::AtTime(Timestamp(1))] {
+            assert_eq!(filter.onward(last, &rest), (Filter::These(ids.clone()), None));
+        }
+        let onward = Filter::FromTrimHorizon.onward(last, &rest);
+        assert_eq!(onward, (Filter::FromTrimHorizon, Some(last.to_string())));
     }
 }

@@ -9,6 +9,7 @@
 
 mod address;
 mod call;
+mod control;
 mod error;
 mod foreign_number;
 mod java_date;
@@ -27,8 +28,12 @@ mod get_records;
 mod get_shard_iterator;
 mod list_shards;
 mod list_streams;
+mod merge_shards;
 mod put_record;
 mod put_records;
+mod split_shard;
+mod update_shard_count;
+mod update_stream_mode;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -67,6 +72,8 @@ pub struct Api {
     pub token_key: TokenKey,
     /// How long a shard iterator is good for.
     pub iterator_life: Duration,
+    /// How long records are kept, when the settings and not the streams say it.
+    pub retention_override: Option<Duration>,
     /// How long a put may look for a leader and a quorum.
     pub put_deadline: Duration,
     /// Whether a put that a client sends again is recognised.
@@ -118,6 +125,10 @@ const OPERATIONS: &[(&str, Run)] = &[
     ("GetShardIterator", |api, input| Box::pin(get_shard_iterator::run(api, input))),
     ("ListShards", |api, input| Box::pin(list_shards::run(api, input))),
     ("ListStreams", |api, input| Box::pin(list_streams::run(api, input))),
+    ("MergeShards", |api, input| Box::pin(merge_shards::run(api, input))),
+    ("SplitShard", |api, input| Box::pin(split_shard::run(api, input))),
+    ("UpdateShardCount", |api, input| Box::pin(update_shard_count::run(api, input))),
+    ("UpdateStreamMode", |api, input| Box::pin(update_stream_mode::run(api, input))),
 ];
 
 /// What it can do that must not be done twice when a client sends it twice.
@@ -152,14 +163,12 @@ const NOT_YET: &[&str] = &[
     "ListStreamConsumers",
     "ListTagsForResource",
     "ListTagsForStream",
-    "MergeShards",
     "PutResourcePolicy",
     "ReceiveDeadLetterQueueRecords",
     "ReceiveQueueRecords",
     "RegisterStreamConsumer",
     "RemoveTagsFromStream",
     "RestoreDeadLetterQueueRecords",
-    "SplitShard",
     "StartStreamEncryption",
     "StopStreamEncryption",
     "SubscribeToShard",
@@ -171,8 +180,6 @@ const NOT_YET: &[&str] = &[
     "UpdateMaxRecordSize",
     "UpdateQueue",
     "UpdateQueueRecordsVisibility",
-    "UpdateShardCount",
-    "UpdateStreamMode",
     "UpdateStreamRecordDistributionStrategy",
     "UpdateStreamWarmThroughput",
 ];

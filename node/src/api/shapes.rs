@@ -2,7 +2,8 @@
 
 use tristream_proto::domain::{HashKeyRange, Shard};
 
-use super::{Api, Members, Value};
+use super::validate::Checks;
+use super::{Api, Error, Members, Value};
 use crate::metadata::{Stream, StreamMode, StreamStatus};
 
 /// AWS's word for a status.
@@ -24,6 +25,19 @@ pub(super) fn mode(mode: StreamMode) -> Members {
             StreamMode::OnDemand => "ON_DEMAND",
         },
     )
+}
+
+/// Checks the `StreamMode` of a `StreamModeDetails` that is there.
+pub(super) fn check_mode(checks: &mut Checks, mode: &Option<String>) {
+    const MODE: &str = "streamModeDetails.streamMode";
+    checks.required(MODE, mode);
+    checks.one_of(MODE, mode.as_deref(), &["PROVISIONED", "ON_DEMAND"]);
+}
+
+/// Warm throughput wants a commitment that no account has here.
+pub(super) fn no_warm_throughput() -> Error {
+    let text = "WarmThroughputMiBps is not available for this account.";
+    Error::InvalidArgument(text.to_owned())
 }
 
 /// What `StreamDescription` and `StreamDescriptionSummary` have in common.
@@ -60,6 +74,15 @@ pub(super) fn shard(shard: &Shard) -> Members {
         .with_some("AdjacentParentShardId", parent(1))
         .with("HashKeyRange", range(shard.range))
         .with("SequenceNumberRange", numbers)
+}
+
+/// `ChildShard`.
+pub(super) fn child(shard: &Shard) -> Members {
+    let parents = shard.parents.iter().map(|parent| Value::Text(parent.to_string()));
+    Members::new()
+        .with("ShardId", shard.id.to_string())
+        .with("ParentShards", parents.collect::<Vec<_>>())
+        .with("HashKeyRange", range(shard.range))
 }
 
 fn range(range: HashKeyRange) -> Members {

@@ -42,7 +42,9 @@ fn row(error: &Error) -> (&'static str, StatusCode) {
         Error::StreamExists { .. } | Error::StreamNotActive { .. } => {
             ("ResourceInUseException", StatusCode::BAD_REQUEST)
         }
-        Error::ShardLimit { .. } => ("LimitExceededException", StatusCode::BAD_REQUEST),
+        Error::ShardLimit { .. } | Error::LimitExceeded(_) => {
+            ("LimitExceededException", StatusCode::BAD_REQUEST)
+        }
         Error::IteratorExpired { .. } => ("ExpiredIteratorException", StatusCode::BAD_REQUEST),
         Error::PageTokenExpired { .. } => ("ExpiredNextTokenException", StatusCode::BAD_REQUEST),
         Error::Throttled { .. } | Error::ReadThrottled { .. } => {
@@ -125,7 +127,7 @@ mod tests {
             Error::Internal("x".into()),
             Error::InvalidIterator,
             Error::DryRun,
-            Error::NotYet("SplitShard"),
+            Error::NotYet("SubscribeToShard"),
             Error::Validation("x".into()),
             Error::StreamNotFound { stream: "s".into(), account: "1".into() },
         ] {

@@ -166,6 +166,7 @@ impl Boot {
             account: self.config.account.clone(),
             region: self.config.region.clone(),
             iterator_life: Duration::from_secs(self.config.iterator_seconds),
+            retention_override: self.config.retention_override_seconds.map(Duration::from_secs),
             put_deadline: Duration::from_millis(self.config.put_deadline_ms),
             deduplicate: self.config.deduplicate,
         };

@@ -71,13 +71,14 @@ impl Router {
     }
 }
 
-/// The groups that must exist, without leaders: the metadata group and every shard.
+/// The groups that must exist, without leaders: the metadata group and every shard, those that a
+/// reshard is opening too.
 fn outline(view: &View, nodes: &[NodeId]) -> Vec<wire::GroupStatus> {
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     let mut groups =
         vec![wire::GroupStatus { group: 0, members: ids(nodes), ..Default::default() }];
     for stream in view.streams.values() {
-        groups.extend(stream.map.shards().iter().map(|shard| wire::GroupStatus {
+        groups.extend(stream.all_shards().map(|shard| wire::GroupStatus {
             group: shard.group.0,
             stream: stream.name.to_string(),
             shard_index: shard.id.index(),

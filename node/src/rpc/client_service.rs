@@ -4,6 +4,7 @@
 //! shard's leader and only while the shard that it was routed to is open; it is never forwarded. The
 //! port may open before the node knows its cluster: until then every answer is "unavailable".
 
+mod control;
 mod subscribe;
 
 use std::collections::HashSet;
@@ -172,30 +173,30 @@ impl Tristream for ClientService {
 
     async fn split_shard(
         &self,
-        _request: Request<wire::SplitShardRequest>,
+        request: Request<wire::SplitShardRequest>,
     ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        Ok(control::answer(self.split(request.into_inner()).await))
     }
 
     async fn merge_shards(
         &self,
-        _request: Request<wire::MergeShardsRequest>,
+        request: Request<wire::MergeShardsRequest>,
     ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        Ok(control::answer(self.merge(request.into_inner()).await))
     }
 
     async fn update_shard_count(
         &self,
-        _request: Request<wire::UpdateShardCountRequest>,
+        request: Request<wire::UpdateShardCountRequest>,
     ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        Ok(control::answer(self.rescale(request.into_inner()).await))
     }
 
     async fn update_stream_mode(
         &self,
-        _request: Request<wire::UpdateStreamModeRequest>,
+        request: Request<wire::UpdateStreamModeRequest>,
     ) -> Result<Response<wire::ChangeStreamResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        Ok(control::answer(self.set_mode(request.into_inner()).await))
     }
 
     async fn put(

@@ -2,6 +2,7 @@
 
 mod admin;
 mod reading;
+mod resharding;
 mod streams;
 mod transport;
 mod writing;

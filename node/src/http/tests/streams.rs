@@ -95,7 +95,7 @@ async fn creating_is_refused_in_awss_words() {
         400,
         "LimitExceededException",
         "This request would exceed the shard limit for the account 000000000000 in us-east-1. \
-         Current shard count for the account: 3. Limit: 1000. Number of additional shards that \
+         Current shard count for the account: 3. Limit: 200. Number of additional shards that \
          would have resulted from this request: 100000. Refer to the AWS Service Limits page \
          (http://docs.aws.amazon.com/general/latest/gr/aws_service_limits.html) for current limits \
          and how to request higher limits.",

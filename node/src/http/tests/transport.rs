@@ -115,10 +115,10 @@ async fn checks_come_in_awss_order() {
 #[tokio::test]
 async fn an_operation_of_a_later_version_is_known_but_refused() {
     let house = House::with_stream("s", 1).await;
-    house.call("SplitShard", json!({"StreamName": "s"})).await.is_error(
+    house.call("SubscribeToShard", json!({"StreamName": "s"})).await.is_error(
         400,
         "UnknownOperationException",
-        "Tristream does not have the operation SplitShard yet.",
+        "Tristream does not have the operation SubscribeToShard yet.",
     );
 }
 
