@@ -13,6 +13,7 @@ use tristream_proto::domain::{
 };
 
 use super::calls::Calls;
+use super::due::AT_ONCE;
 use crate::metadata::{Command, Outcome, Reshard, Stream, StreamMode, StreamStatus, View};
 use crate::raft::ProposeError;
 use crate::router;
@@ -137,7 +138,38 @@ impl Fake {
             assert_eq!(opening.creation_second, creation_second);
         }
         state.published.push((reshard, creation_second));
-        self.change(|stream| stream.reshards.retain(|one| one.id() != reshard));
+        self.change(|stream| {
+            stream.reshards.retain(|one| one.id() != reshard);
+            let Reshard { parents, mut children, .. } = under_way.clone();
+            children.iter_mut().for_each(|child| child.creation_second = creation_second);
+            let version = MapVersion(stream.map_version().0 + 1);
+            stream.map = stream.map.succeeded(version, &parents, children).expect("a map");
+        });
+        Outcome::Done
+    }
+
+    fn begin(&self, parents: &[ShardId], at: Option<HashKey>) -> Outcome {
+        self.change(|stream| {
+            let is_free = |id: &ShardId| {
+                stream.reshard_of(*id).is_none() && stream.map.get(*id).is_some_and(Shard::is_open)
+            };
+            assert!(parents.iter().all(is_free), "{parents:?} are not free");
+            begin_at(stream, parents, at);
+            if let Some(goal) = &mut stream.goal {
+                goal.splits.retain(|point| Some(*point) != at);
+            }
+            let under_way = stream.reshards.len();
+            assert!(under_way <= AT_ONCE, "{under_way} reshards of a goal are under way");
+        });
+        Outcome::Done
+    }
+
+    fn reached(&self) -> Outcome {
+        self.change(|stream| {
+            let goal = stream.goal.take().expect("a goal");
+            assert_eq!(stream.map.open().count(), goal.target as usize, "not the goal");
+            assert!(stream.reshards.is_empty());
+        });
         Outcome::Done
     }
 }
@@ -150,11 +182,12 @@ impl State {
     }
 
     /// Seals a parent once; its end is behind what came in meanwhile.
-    fn seal(&mut self, parent: ShardId, now: u64) -> Sealed {
+    fn seal(&mut self, parent: &Shard, now: u64) -> Sealed {
+        let (created, parent) = (parent.creation_second, parent.id);
         *self.sealed.entry(parent).or_insert_with(|| {
             let end = self.tips.get(&parent).copied().unwrap_or(REMEMBERED) + LATE;
             self.tips.insert(parent, end);
-            Sealed { closed_second: now, last_arrival: Timestamp(now * 1000), end }
+            Sealed { closed_second: now.max(created), last_arrival: Timestamp(now * 1000), end }
         })
     }
 
@@ -203,7 +236,7 @@ impl Calls for Fake {
     ) -> Result<(Sealed, WindowPart), router::Error> {
         let now = self.now().seconds();
         let sealed = self.call(|state| {
-            let sealed = state.seal(parent.id, now);
+            let sealed = state.seal(parent, now);
             (sealed, state.part(parent.id, after))
         });
         sealed.await.map_err(router::Error::Unknown)
@@ -223,10 +256,13 @@ impl Calls for Fake {
             Command::FinishReshard { reshard, creation_second, .. } => {
                 self.finish(state, *reshard, *creation_second)
             }
-            Command::ReachGoal { .. } => {
-                self.change(|stream| stream.goal = None);
-                Outcome::Done
+            Command::SplitShard { shard, at, while_updating: true, .. } => {
+                self.begin(&[*shard], Some(*at))
             }
+            Command::MergeShards { shard, adjacent, while_updating: true, .. } => {
+                self.begin(&[*shard, *adjacent], None)
+            }
+            Command::ReachGoal { .. } => self.reached(),
             other => panic!("not expected: {other:?}"),
         });
         done.await.map_err(ProposeError::Unknown)
@@ -309,25 +345,31 @@ pub(super) fn stream(shards: u32) -> Stream {
     }
 }
 
-/// Puts a reshard of these parents under way; gives its id.
+/// Puts a reshard of these parents under way, in the middle when it is a split; gives its id.
 pub(super) fn begin(stream: &mut Stream, parents: &[u32]) -> ShardId {
     let parents: Vec<ShardId> = parents.iter().map(|&index| ShardId::from(index)).collect();
+    begin_at(stream, &parents, None)
+}
+
+fn begin_at(stream: &mut Stream, parents: &[ShardId], at: Option<HashKey>) -> ShardId {
     let range = |id: &ShardId| stream.map.get(*id).expect("a parent").range;
     let (first, last) = (range(&parents[0]).first, range(&parents[parents.len() - 1]).last);
     let ranges = match parents.len() {
         1 => {
-            let middle = first.0 + (last.0 - first.0) / 2;
-            let lower = HashKeyRange { first, last: HashKey(middle) };
-            vec![lower, HashKeyRange { first: HashKey(middle + 1), last }]
+            let middle = HashKey(first.0 + (last.0 - first.0) / 2 + 1);
+            let at = at.unwrap_or(middle);
+            let lower = HashKeyRange { first, last: HashKey(at.0 - 1) };
+            vec![lower, HashKeyRange { first: at, last }]
         }
         _ => vec![HashKeyRange { first, last }],
     };
     let next = stream.next_shard;
     let children: Vec<Shard> =
-        (next..).zip(ranges).map(|(i, range)| shard(i, range, parents.clone())).collect();
+        (next..).zip(ranges).map(|(i, range)| shard(i, range, parents.to_vec())).collect();
     stream.next_shard += children.len() as u32;
     stream.status = StreamStatus::Updating;
-    let reshard = Reshard { parents, children, begun: Timestamp(u64::from(next)) };
+    let reshard =
+        Reshard { parents: parents.to_vec(), children, begun: Timestamp(u64::from(next)) };
     let id = reshard.id();
     stream.reshards.push(reshard);
     id

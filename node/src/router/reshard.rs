@@ -153,7 +153,7 @@ impl Router {
 fn again(miss: Miss) -> Miss {
     match miss {
         Miss::Final(error) => Miss::elsewhere(error.to_string()),
-        Miss::Elsewhere { .. } | Miss::Doubtful(_) => miss,
+        other => other,
     }
 }
 
