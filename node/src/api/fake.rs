@@ -387,6 +387,7 @@ impl Streams for Fake {
         _: Duration,
     ) -> BoxFuture<'a, Vec<Result<SequenceNumber, Error>>> {
         Box::pin(async move {
+            self.state.lock().origins.extend(records.iter().map(|record| record.origin));
             let gate = self.gate.lock().clone();
             if let Some(gate) = gate {
                 self.waiting.fetch_add(1, Ordering::SeqCst);

@@ -242,8 +242,8 @@ impl Api {
     /// The same, when the caller knows of an incarnation already.
     async fn serving_since(&self, name: &StreamName, known: Incarnation) -> Option<Arc<Stream>> {
         let serves = |stream: &Arc<Stream>| {
-            matches!(stream.status, StreamStatus::Active | StreamStatus::Updating)
-                && stream.incarnation >= known
+            let lives = matches!(stream.status, StreamStatus::Active | StreamStatus::Updating);
+            lives && stream.incarnation >= known
         };
         if let Some(stream) = self.streams.stream(name).await.filter(serves) {
             return Some(stream);

@@ -1,6 +1,7 @@
 //! The door over real sockets, with streams in memory behind it.
 
 mod admin;
+mod calls;
 mod reading;
 mod resharding;
 mod streams;
