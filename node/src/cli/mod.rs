@@ -13,6 +13,7 @@ mod status;
 mod stream;
 mod table;
 mod tail;
+mod tuning;
 mod up;
 mod when;
 

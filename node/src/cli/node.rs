@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::pid_file::{self, PidFile};
+use super::tuning::Tuning;
 use crate::config::{Config, NodeAddress};
 use crate::{Node, World};
 
@@ -33,6 +34,8 @@ pub(super) struct Args {
     /// host:port to listen on for peers and native clients; by default the one in --nodes.
     #[arg(long, env = "TRISTREAM_PEER_LISTEN", value_name = "ADDRESS")]
     peer_listen: Option<String>,
+    #[command(flatten)]
+    tuning: Tuning,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -89,6 +92,7 @@ impl Args {
         let mut config: Config = table.try_into()?;
         config.kinesis_listen = self.kinesis_listen.clone();
         config.peer_listen = self.peer_listen.clone();
+        self.tuning.apply(&mut config);
         config.validate()?;
         Ok(config)
     }
@@ -157,6 +161,7 @@ fn advise(error: anyhow::Error, data_dir: &Path) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::tuning::Switch;
 
     const NODES: &str = "az-a=a:1/a:2,az-b=b:1/b:2, az-c=c:1/[::1]:2";
 
@@ -168,6 +173,7 @@ mod tests {
             nodes: Some(NODES.to_owned()),
             kinesis_listen: None,
             peer_listen: Some("0.0.0.0:5567".to_owned()),
+            tuning: Tuning::default(),
         }
     }
 
@@ -179,6 +185,16 @@ mod tests {
         assert_eq!(config.data_dir, PathBuf::from("/data"));
         assert_eq!(config.peer_listen.as_deref(), Some("0.0.0.0:5567"));
         assert_eq!(config.raft, crate::config::Raft::default());
+    }
+
+    #[test]
+    fn tuning_overrides_the_defaults_where_it_says_something() {
+        let default = args().settings().expect("valid");
+        let tuning =
+            Tuning { quotas: Some(Switch::Off), retention_override: Some(90), ..Tuning::default() };
+        let config = Args { tuning, ..args() }.settings().expect("valid");
+        let expected = Config { quotas: false, retention_override_seconds: Some(90), ..default };
+        assert_eq!(config, expected);
     }
 
     #[test]

@@ -45,6 +45,10 @@ impl Colours {
         self.paint("1", text)
     }
 
+    pub(super) fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
     pub(super) fn bad(self, text: &str) -> String {
         self.paint("31", text)
     }

@@ -1,19 +1,29 @@
-//! `tristream stream`: create, list, describe, delete.
+//! `tristream stream`: create, list, describe, delete, and what changes shards or shows how they
+//! changed.
 
+mod change;
+mod lineage;
+mod picture;
+mod tree;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tristream_client::{Client, Error, StreamDescription, StreamStatus};
-use tristream_proto::domain::StreamName;
+use tristream_proto::domain::{HashKey, ShardId, StreamName};
 
 use super::endpoints::{Endpoints, explain};
 use super::screen::{self, Colours};
 use super::table::{Align, Table, WIDTH};
 use super::when;
+use crate::clock::{Clock, SystemClock};
+use change::{Mode, Patience};
+use lineage::Lineage;
 
 /// How long `--wait` waits.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -54,6 +64,62 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show which shard came from which, and who covers which keys.
+    Shards {
+        /// The stream.
+        name: StreamName,
+        /// As JSON, with ranges and sequence numbers in full.
+        #[arg(long)]
+        json: bool,
+        /// Draw who covered which keys when, as an SVG picture into this file.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Split a shard in two.
+    Split {
+        /// The stream.
+        name: StreamName,
+        /// The shard: 3, or shardId-000000000003.
+        #[arg(value_parser = change::shard_id)]
+        shard: ShardId,
+        /// First hash key of the second child, decimal or as 0x and hex digits; the middle when not given.
+        #[arg(long, value_name = "HASH", value_parser = change::hash_key)]
+        at: Option<HashKey>,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Merge two shards with neighbouring ranges.
+    Merge {
+        /// The stream.
+        name: StreamName,
+        /// One shard.
+        #[arg(value_parser = change::shard_id)]
+        shard: ShardId,
+        /// Its neighbour.
+        #[arg(value_parser = change::shard_id)]
+        adjacent: ShardId,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Change the number of shards, by splits and merges.
+    Scale {
+        /// The stream.
+        name: StreamName,
+        /// How many.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        shards: u32,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Change who decides on the number of shards: the load, or you.
+    Mode {
+        /// The stream.
+        name: StreamName,
+        /// Who decides.
+        mode: Mode,
+        #[command(flatten)]
+        patience: Patience,
+    },
     /// Delete a stream with all its records.
     Delete {
         /// Its name.
@@ -67,6 +133,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Create { name, shards, wait } => create(&client, &name, shards, wait).await,
         Command::List { json } => list(&client, json).await,
         Command::Describe { name, json } => describe(&client, &name, json).await,
+        Command::Shards { name, json, svg } => shards(&client, &name, json, svg.as_deref()).await,
+        Command::Split { name, shard, at, patience } => {
+            change::split(&client, &name, shard, at, patience).await
+        }
+        Command::Merge { name, shard, adjacent, patience } => {
+            change::merge(&client, &name, shard, adjacent, patience).await
+        }
+        Command::Scale { name, shards, patience } => {
+            change::scale(&client, &name, shards, patience).await
+        }
+        Command::Mode { name, mode, patience } => {
+            change::mode(&client, &name, mode, patience).await
+        }
         Command::Delete { name } => delete(&client, &name).await,
     };
     match done {
@@ -163,10 +242,32 @@ async fn describe(client: &Client, name: &StreamName, json: bool) -> anyhow::Res
         when::show(stream.created),
         stream.map.version()
     ))?;
-    print(&shards(&stream), Colours::of_stdout())
+    print(&shard_table(&stream), Colours::of_stdout())
 }
 
-fn shards(stream: &StreamDescription) -> Table {
+async fn shards(
+    client: &Client,
+    name: &StreamName,
+    json: bool,
+    svg: Option<&Path>,
+) -> anyhow::Result<()> {
+    let stream = client.describe_stream(name).await?;
+    let lineage = Lineage::new(&stream, &client.cluster_status().await?);
+    if let Some(path) = svg {
+        let picture = picture::draw(&lineage, SystemClock.now());
+        std::fs::write(path, picture)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        screen::say(format!("drawn into {}", path.display()));
+    }
+    if json {
+        screen::line(lineage.as_json().to_string())?;
+    } else if svg.is_none() {
+        tree::draw(&lineage, Colours::of_stdout()).iter().try_for_each(screen::line)?;
+    }
+    Ok(())
+}
+
+fn shard_table(stream: &StreamDescription) -> Table {
     let heads = [
         ("SHARD", Align::Left),
         ("GROUP", Align::Right),
@@ -174,7 +275,7 @@ fn shards(stream: &StreamDescription) -> Table {
         ("NODES", Align::Left),
         ("FIRST HASH KEY", Align::Left),
     ];
-    let mut table = Table::new(&heads, 3);
+    let mut table = Table::new(&heads, 4);
     for (shard, leader) in stream.map.shards().iter().zip(&stream.leaders) {
         let nodes: Vec<String> = shard.replicas.iter().map(|node| node.to_string()).collect();
         let closed = if shard.is_open() { "" } else { " closed" };
@@ -254,7 +355,7 @@ mod tests {
             leaders: vec![Some(NodeId(3)), None],
         };
         assert_eq!(
-            shards(&stream).lines(WIDTH),
+            shard_table(&stream).lines(WIDTH),
             [
                 "SHARD                 GROUP  LEADER  NODES  FIRST HASH KEY",
                 "shardId-000000000000      1       3  1,2,3  00000000000000000000000000000000",

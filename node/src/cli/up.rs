@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::screen;
+use super::tuning::Tuning;
 use child::Child;
 use layout::{Layout, Place};
 
@@ -35,7 +36,8 @@ const RESPAWN_MAX: Duration = Duration::from_secs(10);
 const HELP: &str = "\
 Each node keeps its files in DIR/az-a, DIR/az-b or DIR/az-c: settings in node.toml, log in
 node.log, process id in node.pid. A node that is killed stays dead until it is started by hand
-(tristream node --config DIR/az-x/node.toml) or with --respawn. If `up` itself is killed by
+(tristream node --config DIR/az-x/node.toml) or with --respawn. What flags say is written to
+node.toml when the folder is new; later it stands, and flags that contradict it are refused. If `up` itself is killed by
 force, its nodes go on: end them by their process ids.";
 
 /// Arguments of `tristream up`.
@@ -54,11 +56,13 @@ pub(super) struct Args {
     /// Start a node again when it ends.
     #[arg(long)]
     respawn: bool,
+    #[command(flatten)]
+    tuning: Tuning,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let layout = Layout::find(&args.data_dir, args.port, args.peer_port)?;
+    let layout = Layout::find(&args.data_dir, args.port, args.peer_port, &args.tuning)?;
     layout.check_free()?;
     layout.write()?;
     let mut up = Up::start(layout)?;

@@ -13,10 +13,11 @@ pub(super) fn parse(text: &str, now: Timestamp) -> Option<Timestamp> {
         // Eleven digits of seconds would be beyond the year 5138, of milliseconds before March 1973.
         return Some(Timestamp(if text.len() <= 10 { number * 1000 } else { number }));
     }
-    age(text).map(|age| now.before(age)).or_else(|| civil(text))
+    duration(text).map(|age| now.before(age)).or_else(|| civil(text))
 }
 
-fn age(text: &str) -> Option<Duration> {
+/// Reads a time span such as `90s`, `5m`, `2h` or `1d`; whole numbers only.
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let unit = text.chars().last()?;
     let seconds = match unit {
         's' => 1,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::cli::tuning::Tuning;
 use crate::cli::{node, pid_file};
 use crate::config::NodeAddress;
 use crate::disk::{Disk, RealDisk};
@@ -29,6 +30,8 @@ pub(super) struct Layout {
     /// One per AZ.
     pub(super) places: Vec<Place>,
     nodes: Vec<NodeAddress>,
+    /// What a new settings file says beyond addresses.
+    tuning: Tuning,
 }
 
 /// Where one node lives.
@@ -48,15 +51,19 @@ impl Layout {
         dir: &Path,
         port: Option<u16>,
         peer_port: Option<u16>,
+        tuning: &Tuning,
     ) -> anyhow::Result<Layout> {
         let found = read_nodes(dir)?;
-        let nodes = match found {
+        let (nodes, tuning) = match found {
             Some(nodes) => {
                 check_flags(dir, &nodes, port, peer_port)?;
-                nodes
+                let known = read_tuning(dir, tuning)?;
+                (nodes, known.unwrap_or_else(|| tuning.clone()))
             }
             None => {
-                addresses(port.unwrap_or(PORT_DEFAULT), peer_port.unwrap_or(PEER_PORT_DEFAULT))?
+                let (port, peer_port) =
+                    (port.unwrap_or(PORT_DEFAULT), peer_port.unwrap_or(PEER_PORT_DEFAULT));
+                (addresses(port, peer_port)?, tuning.clone())
             }
         };
         let place = |node: &NodeAddress| Place {
@@ -68,12 +75,12 @@ impl Layout {
             peer: node.peer.clone(),
         };
         let places = nodes.iter().map(place).collect();
-        Ok(Layout { dir: dir.to_owned(), places, nodes })
+        Ok(Layout { dir: dir.to_owned(), places, nodes, tuning })
     }
 
     /// Writes the settings that are missing.
     pub(super) fn write(&self) -> anyhow::Result<()> {
-        ZONES.iter().try_for_each(|az| write_missing(&self.dir, az, &self.nodes))
+        ZONES.iter().try_for_each(|az| write_missing(&self.dir, az, &self.nodes, &self.tuning))
     }
 
     /// Fails when a node of this folder runs already, or a port is taken.
@@ -183,7 +190,39 @@ fn check_flags(
     Ok(())
 }
 
-fn write_missing(dir: &Path, az: &str, nodes: &[NodeAddress]) -> anyhow::Result<()> {
+/// What the folder's settings say beyond addresses. Fails when flags say other.
+fn read_tuning(dir: &Path, flags: &Tuning) -> anyhow::Result<Option<Tuning>> {
+    let mut known = None;
+    for az in ZONES {
+        let path = dir.join(az).join(CONFIG_NAME);
+        if !path.exists() {
+            continue;
+        }
+        let config = node::load(&path)?;
+        if let Some((setting, stands)) = flags.contradiction(&config) {
+            let stands = match stands {
+                Some(value) => format!("{} = {value}", setting.key),
+                None => format!("no {}", setting.key),
+            };
+            bail!(
+                "the settings in {} say {stands}: leave {} out, or edit az-*/{CONFIG_NAME} in {}, \
+                 or choose another --data-dir",
+                path.display(),
+                setting.flag,
+                dir.display()
+            );
+        }
+        known.get_or_insert(Tuning::of(&config));
+    }
+    Ok(known)
+}
+
+fn write_missing(
+    dir: &Path,
+    az: &str,
+    nodes: &[NodeAddress],
+    tuning: &Tuning,
+) -> anyhow::Result<()> {
     let folder = dir.join(az);
     let path = folder.join(CONFIG_NAME);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -193,7 +232,7 @@ fn write_missing(dir: &Path, az: &str, nodes: &[NodeAddress]) -> anyhow::Result<
     // By way of a second name, so that a crash leaves no half of a file that counts as settings.
     let draft = folder.join(format!("{CONFIG_NAME}.new"));
     let write = || -> io::Result<()> {
-        fs::write(&draft, settings(az, nodes))?;
+        fs::write(&draft, settings(az, nodes, tuning))?;
         fs::rename(&draft, &path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
@@ -201,11 +240,12 @@ fn write_missing(dir: &Path, az: &str, nodes: &[NodeAddress]) -> anyhow::Result<
 
 /// What `node.toml` says: only what has no default. `data_dir` is meant from the file's own folder, so that
 /// the whole can be moved.
-fn settings(az: &str, nodes: &[NodeAddress]) -> String {
+fn settings(az: &str, nodes: &[NodeAddress], tuning: &Tuning) -> String {
     let mut text = format!(
         "# A node of `tristream up`. Run it alone with `tristream node --config` and this file.\n\
          az = \"{az}\"\ndata_dir = \".\"\n"
     );
+    text += &tuning.lines();
     for node in nodes {
         text += &format!(
             "\n[[nodes]]\naz = \"{}\"\npeer = \"{}\"\nkinesis = \"{}\"\n",
@@ -218,10 +258,20 @@ fn settings(az: &str, nodes: &[NodeAddress]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::tuning::Switch;
     use crate::config::Config;
 
     fn prepare(dir: &Path, port: Option<u16>, peer: Option<u16>) -> anyhow::Result<Layout> {
-        let layout = Layout::find(dir, port, peer)?;
+        prepare_with(dir, port, peer, &Tuning::default())
+    }
+
+    fn prepare_with(
+        dir: &Path,
+        port: Option<u16>,
+        peer: Option<u16>,
+        tuning: &Tuning,
+    ) -> anyhow::Result<Layout> {
+        let layout = Layout::find(dir, port, peer, tuning)?;
         layout.write()?;
         Ok(layout)
     }
@@ -229,7 +279,8 @@ mod tests {
     #[test]
     fn looking_touches_nothing() {
         let dir = tempfile::tempdir().expect("a folder");
-        let layout = Layout::find(&dir.path().join("new"), Some(7000), None).expect("found");
+        let layout = Layout::find(&dir.path().join("new"), Some(7000), None, &Tuning::default())
+            .expect("found");
         assert_eq!(layout.places.len(), 3);
         let _ = layout.check_free();
         assert!(!dir.path().join("new").exists());
@@ -242,7 +293,8 @@ mod tests {
     #[test]
     fn settings_are_written_so_that_a_node_can_read_them() {
         let nodes = addresses(7000, 8000).expect("valid");
-        let config: Config = toml::from_str(&settings("az-b", &nodes)).expect("a node reads it");
+        let config: Config =
+            toml::from_str(&settings("az-b", &nodes, &Tuning::default())).expect("a node reads it");
         config.validate().expect("valid");
         assert_eq!(config.az, "az-b");
         assert_eq!(config.nodes, nodes);
@@ -290,6 +342,31 @@ mod tests {
         prepare(dir.path(), None, None).expect("prepared again");
         assert_eq!(node::load(path).expect("readable").put_deadline_ms, 77);
         assert_eq!(node::load(&layout.places[1].config).expect("written anew").az, "az-b");
+    }
+
+    #[test]
+    fn tuning_is_written_once_and_stands() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let tuning = Tuning {
+            quotas: Some(Switch::Off),
+            dedupe: Some(Switch::Off),
+            retention_override: Some(90),
+            on_demand_window: Some(60),
+        };
+        let layout = prepare_with(dir.path(), None, None, &tuning).expect("prepared");
+        for place in &layout.places {
+            let config = node::load(&place.config).expect("a node reads it");
+            assert_eq!(Tuning::of(&config), tuning);
+        }
+        fs::remove_file(&layout.places[1].config).expect("lost");
+        prepare(dir.path(), None, None).expect("no flag contradicts");
+        let anew = node::load(&layout.places[1].config).expect("written anew");
+        assert_eq!(Tuning::of(&anew), tuning, "as the others are");
+        let other = Tuning { retention_override: Some(91), ..Tuning::default() };
+        let refused = prepare_with(dir.path(), None, None, &other).expect_err("contradicts");
+        let text = refused.to_string();
+        assert!(text.contains("retention_override_seconds = 90"), "{text}");
+        assert!(text.contains("leave --retention-override out"), "{text}");
     }
 
     #[test]
