@@ -1,20 +1,20 @@
 //! One call: which shard, which node, and whether again.
 //!
-//! Owns the retry loops. Two kinds of call: those that any node answers (they go round the nodes), and
-//! puts (they go to the shard's leader only). Must not know how records are gathered.
+//! Owns the calls that any node answers: they go round the nodes. Puts and subscriptions, which have a node
+//! of their choice, are told here whom to ask. Must not know how records are gathered.
 
 mod control;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tristream_proto::domain::{
-    Effect, NodeId, Record, SequenceNumber, Shard, StreamName, Timestamp,
+    CallId, Effect, MapVersion, NodeId, Record, Retry, SequenceNumber, Shard, ShardId, StreamName,
+    Timestamp,
 };
 use tristream_proto::wire;
 
@@ -26,10 +26,6 @@ use crate::options::Options;
 use crate::producer::{self, Producer};
 use crate::retry::{Policy, Retries, Step};
 use crate::subscription::{Start, Subscription};
-
-/// How much longer than the deadline it was given a node may take to answer: its "I do not know" tells
-/// more than our own giving up.
-const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
 /// A client of one cluster. Clones share connections and maps.
 #[derive(Clone)]
@@ -118,7 +114,17 @@ impl Client {
         &self,
         name: &StreamName,
     ) -> Result<Arc<StreamDescription>, Error> {
-        let request = wire::DescribeStreamRequest { name: name.to_string(), map_version_min: 0 };
+        self.describe_from(name, MapVersion(0)).await
+    }
+
+    /// The same, from a node that waits a moment until it has a map at least as new as `version`.
+    async fn describe_from(
+        &self,
+        name: &StreamName,
+        version: MapVersion,
+    ) -> Result<Arc<StreamDescription>, Error> {
+        let request =
+            wire::DescribeStreamRequest { name: name.to_string(), map_version_min: version.0 };
         let answer = self
             .ask(Policy::Always, |mut node| {
                 let request = request.clone();
@@ -186,7 +192,7 @@ impl Client {
     pub async fn subscribe(
         &self,
         stream: &StreamName,
-        shard: tristream_proto::domain::ShardId,
+        shard: ShardId,
         start: Start,
     ) -> Result<Subscription, Error> {
         let description = self.stream(stream).await?;
@@ -196,11 +202,14 @@ impl Client {
         }
     }
 
-    /// Reads all shards of a stream: see [`Consumer`].
+    /// Reads all shards of a stream, those too that come from splits and merges: see [`Consumer`]. `start`
+    /// is a point in time; a sequence number is of one shard only and refused as invalid.
     pub async fn consumer(&self, stream: &StreamName, start: Start) -> Result<Consumer, Error> {
-        let description = self.stream(stream).await?;
-        let open = |shard| Subscription::new(self.clone(), stream.clone(), shard, start);
-        Ok(Consumer::new(description.map.shards().iter().map(open)))
+        if matches!(start, Start::At(_) | Start::After(_)) {
+            let what = "a sequence number is of one shard: subscribe to that";
+            return Err(Error::Invalid(what.to_owned()));
+        }
+        Ok(Consumer::walk(self.clone(), &*self.describe_stream(stream).await?, start))
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -212,6 +221,16 @@ impl Client {
         self.inner.random.lock().random()
     }
 
+    /// A call id that nobody else has.
+    pub(crate) fn mint_call(&self) -> CallId {
+        let mut random = self.inner.random.lock();
+        CallId::minted(random.random(), random.random())
+    }
+
+    pub(crate) fn maps(&self) -> &MapCache {
+        &self.inner.maps
+    }
+
     /// The stream from the cache, or else from a node.
     pub(crate) async fn stream(&self, name: &StreamName) -> Result<Arc<StreamDescription>, Error> {
         match self.inner.maps.get(name) {
@@ -220,13 +239,36 @@ impl Client {
         }
     }
 
-    /// The stream anew: `refused` is out of date.
-    pub(crate) async fn refresh(
+    /// The stream with a map of at least this version: waits as long as it takes. Errors are those that
+    /// trying again would not change.
+    pub(crate) async fn stream_from(
         &self,
-        refused: &StreamDescription,
+        name: &StreamName,
+        version: MapVersion,
     ) -> Result<Arc<StreamDescription>, Error> {
-        self.inner.maps.forget(refused);
-        self.stream(&refused.name).await
+        match self.inner.maps.get(name).filter(|stream| stream.map.version() >= version) {
+            Some(stream) => Ok(stream),
+            None => self.describe_until(name, version).await,
+        }
+    }
+
+    /// The same, but as a node knows it now.
+    pub(crate) async fn describe_until(
+        &self,
+        name: &StreamName,
+        version: MapVersion,
+    ) -> Result<Arc<StreamDescription>, Error> {
+        let mut retries = Retries::new(Policy::Always, self.options());
+        loop {
+            match self.describe_from(name, version).await {
+                Ok(stream) if stream.map.version() >= version => return Ok(stream),
+                // The node lags, or the change is not done yet.
+                Ok(_) => self.inner.connections.prefer_another(),
+                Err(error) if error.retry() == Retry::Never => return Err(error),
+                Err(error) => tracing::debug!(%error, %name, ?version, "no newer map yet"),
+            }
+            sleep(retries.wait(self.draw())).await;
+        }
     }
 
     /// The node to ask for a shard: its leader as far as known, else its replicas in turn, else any node.
@@ -270,59 +312,16 @@ impl Client {
         }
     }
 
-    /// Stores `records`, all of `shard`, in one entry: all or none. Follows the leader until `until`.
-    /// `StaleMap` and `StreamNotFound` come back at once: the caller must route anew.
-    pub(crate) async fn store(
-        &self,
-        stream: &StreamDescription,
-        shard: &Shard,
-        records: &[Record],
-        until: Instant,
-    ) -> Result<SequenceNumber, Error> {
-        let options = self.options();
-        let policy = if options.retry_unknown { Policy::Always } else { Policy::OnlyWithoutEffect };
-        let mut retries = Retries::new(policy, options);
-        let mut attempt = 0;
-        loop {
-            let (asked, node) = self.target(shard, attempt)?;
-            let error = match put_once(node, stream, shard, records, until).await {
-                Ok(first) => {
-                    if let Some(node) = asked {
-                        self.inner.maps.set_leader(shard.group, node);
-                    }
-                    return Ok(first);
-                }
-                Err(error) => error,
-            };
-            self.heed(shard, asked, &error);
-            match error {
-                Error::StaleMap(_) => return Err(error),
-                Error::StreamNotFound(_) => self.inner.maps.forget(stream),
-                _ => {}
-            }
-            tracing::debug!(%error, shard = %shard.id, attempt, "put refused");
-            self.pause(&mut retries, error, until).await?;
-            attempt += 1;
+    /// Waits before the next attempt, where there shall be one.
+    pub(crate) async fn pause(&self, retries: &mut Retries, error: &Error, until: Instant) -> Step {
+        let step = match retries.after(error, self.draw()) {
+            Step::Again(wait) if Instant::now() + wait >= until => Step::Late,
+            step => step,
+        };
+        if let Step::Again(wait) = step {
+            sleep(wait).await;
         }
-    }
-
-    /// Waits before the next attempt, or gives the error back when there shall be none.
-    pub(crate) async fn pause(
-        &self,
-        retries: &mut Retries,
-        error: Error,
-        until: Instant,
-    ) -> Result<(), Error> {
-        match retries.after(&error, self.draw()) {
-            Step::GiveUp => Err(error),
-            Step::Again(wait) if Instant::now() + wait >= until => {
-                Err(error.at_deadline(self.options().deadline))
-            }
-            Step::Again(wait) => {
-                sleep_until(Instant::now() + wait).await;
-                Ok(())
-            }
-        }
+        step
     }
 
     /// Puts one question to the nodes in turn until one answers it. A round past all nodes is one attempt.
@@ -354,11 +353,15 @@ impl Client {
                 };
                 tracing::debug!(error = %last, %address, "node gave no answer");
                 let harmless = policy == Policy::Always || last.effect() == Effect::None;
-                if !harmless || last.retry() == tristream_proto::domain::Retry::Never {
+                if !harmless || last.retry() == Retry::Never {
                     return Err(last);
                 }
             }
-            self.pause(&mut retries, last, until).await?;
+            match self.pause(&mut retries, &last, until).await {
+                Step::Again(_) => {}
+                Step::GiveUp => return Err(last),
+                Step::Late => return Err(last.at_deadline(options.deadline)),
+            }
         }
     }
 }
@@ -368,40 +371,6 @@ fn next_replica(shard: &Shard, node: NodeId) -> Option<NodeId> {
     let at = shard.replicas.iter().position(|replica| *replica == node)?;
     let other = shard.replicas[(at + 1) % shard.replicas.len()];
     (other != node).then_some(other)
-}
-
-/// One attempt to store records at one node.
-async fn put_once(
-    mut node: Stub,
-    stream: &StreamDescription,
-    shard: &Shard,
-    records: &[Record],
-    until: Instant,
-) -> Result<SequenceNumber, Error> {
-    let rest = until.saturating_duration_since(Instant::now());
-    let request = wire::PutRequest {
-        stream: stream.name.to_string(),
-        incarnation: stream.incarnation.0,
-        map_version: stream.map.version().0,
-        shard_index: shard.id.index(),
-        group: shard.group.0,
-        records: records.iter().map(wire::Record::from).collect(),
-        deadline_ms: u32::try_from(rest.as_millis()).unwrap_or(u32::MAX).max(1),
-    };
-    let patience = rest + ANSWER_GRACE;
-    let response = match timeout(patience, node.put(request)).await {
-        Ok(response) => answer(response)?,
-        Err(_) => return Err(Error::from_silence(patience)),
-    };
-    accepted(response.refusal)?;
-    let first: SequenceNumber = response
-        .first_sequence_number
-        .parse()
-        .map_err(|error| Error::Protocol(format!("{error}")))?;
-    if first.shard != shard.id {
-        return Err(Error::Protocol(format!("asked {}, stored in {}", shard.id, first.shard)));
-    }
-    Ok(first)
 }
 
 /// The message of an answer, or what its failure means.

@@ -99,6 +99,12 @@ impl Connections {
         }
     }
 
+    /// The node that is asked first knows too little: begin with the next one.
+    pub(crate) fn prefer_another(&self) {
+        let mut state = self.state.lock();
+        state.first = (state.first + 1) % self.all(&state).len();
+    }
+
     fn all(&self, state: &State) -> Vec<String> {
         let mut all = self.given.clone();
         for address in state.nodes.values() {
@@ -176,5 +182,7 @@ mod tests {
         assert_eq!(connections.addresses(), ["c:1", "a:1", "b:1"]);
         connections.prefer("unknown:1");
         assert_eq!(connections.addresses(), ["c:1", "a:1", "b:1"]);
+        connections.prefer_another();
+        assert_eq!(connections.addresses(), ["a:1", "b:1", "c:1"]);
     }
 }

@@ -1,16 +1,18 @@
 //! What waits for which shard: the pure core of the producer.
 //!
-//! Invariant: per shard at most one request is in flight, and records leave in the order in which they
-//! came, also when a request is put back and when the shard map changes. While a new map is awaited
-//! nothing leaves; it takes effect only when nothing is in flight, so that a key that moved cannot
-//! overtake itself.
+//! Invariant: no two requests in flight overlap in their hash keys, and records of a key leave in the order
+//! in which they came, also when a request is put back and when the shard map changes. So a key that moved
+//! cannot overtake itself: what waits is sorted by the new map at once, but a lane waits for every request
+//! of an earlier map that its keys may be in. Only lanes that were refused are held until a newer map.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tristream_proto::domain::ShardId;
+use tristream_proto::domain::{HashKey, HashKeyRange, ShardId, ShardMap};
 
-/// Something that takes room in a request.
-pub(crate) trait Sized {
+/// Something that falls in the key space and takes room in a request.
+pub(crate) trait Keyed {
+    /// Where it falls.
+    fn hash_key(&self) -> HashKey;
     /// Bytes it takes.
     fn bytes(&self) -> usize;
 }
@@ -18,35 +20,38 @@ pub(crate) trait Sized {
 pub(crate) struct Lanes<T> {
     records_max: usize,
     bytes_max: usize,
+    /// The open shards of the map, by their ranges, which tile the key space.
+    routes: Vec<(HashKeyRange, ShardId)>,
     waiting: BTreeMap<ShardId, VecDeque<T>>,
     in_flight: BTreeSet<ShardId>,
-    held: bool,
+    /// Requests in flight to shards that the map no longer has open.
+    leaving: BTreeMap<ShardId, HashKeyRange>,
+    held: BTreeSet<ShardId>,
 }
 
-impl<T: Sized> Lanes<T> {
+impl<T: Keyed> Lanes<T> {
     /// A request takes at most `records_max` records, and none further past `bytes_max` bytes.
-    pub(crate) fn new(records_max: usize, bytes_max: usize) -> Lanes<T> {
+    pub(crate) fn new(map: &ShardMap, records_max: usize, bytes_max: usize) -> Lanes<T> {
         Lanes {
             records_max: records_max.max(1),
             bytes_max,
+            routes: routes(map),
             waiting: BTreeMap::new(),
             in_flight: BTreeSet::new(),
-            held: false,
+            leaving: BTreeMap::new(),
+            held: BTreeSet::new(),
         }
     }
 
-    /// Adds to the end of the shard's lane.
-    pub(crate) fn push(&mut self, shard: ShardId, item: T) {
+    /// Adds to the end of the lane of the item's shard.
+    pub(crate) fn push(&mut self, item: T) {
+        let (_, shard) = self.route(item.hash_key());
         self.waiting.entry(shard).or_default().push_back(item);
     }
 
-    /// The next request of a shard that has none in flight.
+    /// The next request of a shard that may send one.
     pub(crate) fn take(&mut self) -> Option<(ShardId, Vec<T>)> {
-        if self.held {
-            return None;
-        }
-        let free = |shard: &ShardId| !self.in_flight.contains(shard);
-        let shard = *self.waiting.keys().find(|shard| free(shard))?;
+        let shard = *self.waiting.keys().find(|shard| self.may_send(**shard))?;
         let lane = self.waiting.get_mut(&shard)?;
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while taken.len() < self.records_max
@@ -65,153 +70,92 @@ impl<T: Sized> Lanes<T> {
 
     /// The shard's request was answered for good.
     pub(crate) fn done(&mut self, shard: ShardId) {
-        assert!(self.in_flight.remove(&shard), "{shard} had no request in flight");
+        let was_leaving = self.leaving.remove(&shard).is_some();
+        let was_in_flight = was_leaving || self.in_flight.remove(&shard);
+        assert!(was_in_flight, "{shard} had no request in flight");
     }
 
-    /// The shard's request was refused because the map is old: its records go back to the front, and
-    /// nothing leaves until `reroute`.
-    pub(crate) fn put_back(&mut self, shard: ShardId, items: Vec<T>) {
+    /// The shard's request was not carried out, or not known to be: its records go back to the front of the
+    /// lanes that they belong to now. With `hold` these lanes send nothing before `reroute`.
+    pub(crate) fn put_back(&mut self, shard: ShardId, items: Vec<T>, hold: bool) {
         self.done(shard);
-        self.held = true;
-        let lane = self.waiting.entry(shard).or_default();
         for item in items.into_iter().rev() {
-            lane.push_front(item);
-        }
-        if lane.is_empty() {
-            self.waiting.remove(&shard);
+            let (_, owner) = self.route(item.hash_key());
+            self.waiting.entry(owner).or_default().push_front(item);
+            if hold {
+                self.held.insert(owner);
+            }
         }
     }
 
-    /// A new map is needed, and nothing is in flight any more: it can be fetched.
+    /// Sorts all that waits by another map, and lets every lane go that was held. What waited for one shard
+    /// keeps its order.
+    pub(crate) fn reroute(&mut self, map: &ShardMap) {
+        let before = std::mem::replace(&mut self.routes, routes(map));
+        self.held.clear();
+        let open: BTreeSet<ShardId> = self.routes.iter().map(|(_, shard)| *shard).collect();
+        for (range, shard) in before {
+            if !open.contains(&shard) && self.in_flight.remove(&shard) {
+                self.leaving.insert(shard, range);
+            }
+        }
+        for item in std::mem::take(&mut self.waiting).into_values().flatten() {
+            self.push(item);
+        }
+    }
+
+    /// Takes out of the lanes that are held whatever `leaves`, each lane in order.
+    pub(crate) fn take_held(&mut self, mut leaves: impl FnMut(&mut T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        for shard in std::mem::take(&mut self.held) {
+            let (mut stays, lane) = (VecDeque::new(), self.waiting.remove(&shard));
+            for mut item in lane.into_iter().flatten() {
+                if leaves(&mut item) { taken.push(item) } else { stays.push_back(item) }
+            }
+            if !stays.is_empty() {
+                self.waiting.insert(shard, stays);
+                self.held.insert(shard);
+            }
+        }
+        taken
+    }
+
+    /// Some lane waits for a newer map.
     pub(crate) fn awaits_map(&self) -> bool {
-        self.held && self.in_flight.is_empty()
-    }
-
-    /// Sorts all that waits by a new map. What waited for one shard keeps its order.
-    pub(crate) fn reroute(&mut self, owner: impl Fn(&T) -> ShardId) {
-        assert!(self.in_flight.is_empty(), "the map changes only when nothing is in flight");
-        for item in self.drain() {
-            self.push(owner(&item), item);
-        }
-        self.held = false;
-    }
-
-    /// Everything that waits, by shard and then in order.
-    pub(crate) fn drain(&mut self) -> Vec<T> {
-        self.held = false;
-        std::mem::take(&mut self.waiting).into_values().flatten().collect()
+        !self.held.is_empty()
     }
 
     /// Nothing waits and nothing is in flight.
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty()
+        self.waiting.is_empty() && self.in_flight.is_empty() && self.leaving.is_empty()
     }
+
+    fn route(&self, key: HashKey) -> (HashKeyRange, ShardId) {
+        let after = self.routes.partition_point(|(range, _)| range.first <= key);
+        self.routes[after - 1]
+    }
+
+    fn may_send(&self, shard: ShardId) -> bool {
+        if self.held.contains(&shard) || self.in_flight.contains(&shard) {
+            return false;
+        }
+        if self.leaving.is_empty() {
+            return true;
+        }
+        let range = self.routes.iter().find(|(_, id)| *id == shard).map(|(range, _)| range);
+        let overlaps = |leaving: &HashKeyRange, own: &HashKeyRange| {
+            leaving.first <= own.last && own.first <= leaving.last
+        };
+        range.is_some_and(|own| !self.leaving.values().any(|leaving| overlaps(leaving, own)))
+    }
+}
+
+/// Never empty: the ranges of a map's open shards tile the key space.
+fn routes(map: &ShardMap) -> Vec<(HashKeyRange, ShardId)> {
+    let mut routes: Vec<_> = map.open().map(|shard| (shard.range, shard.id)).collect();
+    routes.sort_by_key(|(range, _)| range.first);
+    routes
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// (key, number): the number tells the order in which items of a key came.
-    type Item = (u32, u32);
-
-    impl Sized for Item {
-        fn bytes(&self) -> usize {
-            10
-        }
-    }
-
-    fn shard(index: u32) -> ShardId {
-        ShardId::from(index)
-    }
-
-    fn lanes(items: &[(u32, u32)]) -> Lanes<Item> {
-        let mut lanes = Lanes::new(3, 1000);
-        for &(at, number) in items {
-            lanes.push(shard(at), (at, number));
-        }
-        lanes
-    }
-
-    #[test]
-    fn one_request_per_shard_is_in_flight() {
-        let mut lanes = lanes(&[(0, 1), (1, 2), (0, 3), (0, 4), (0, 5)]);
-        assert_eq!(lanes.take(), Some((shard(0), vec![(0, 1), (0, 3), (0, 4)])));
-        assert_eq!(lanes.take(), Some((shard(1), vec![(1, 2)])));
-        assert_eq!(lanes.take(), None, "both shards are busy");
-        lanes.done(shard(0));
-        assert_eq!(lanes.take(), Some((shard(0), vec![(0, 5)])));
-        lanes.done(shard(1));
-        assert!(!lanes.is_empty());
-        lanes.done(shard(0));
-        assert!(lanes.is_empty());
-    }
-
-    #[test]
-    fn a_request_is_bounded_in_bytes_but_never_empty() {
-        let mut lanes = Lanes::new(100, 25);
-        for number in 0..3 {
-            lanes.push(shard(0), (0, number));
-        }
-        assert_eq!(lanes.take().map(|(_, items)| items.len()), Some(2));
-        let mut tight = Lanes::new(100, 1);
-        tight.push(shard(0), (0, 1));
-        assert_eq!(tight.take().map(|(_, items)| items.len()), Some(1));
-    }
-
-    #[test]
-    fn what_is_put_back_goes_first_and_nothing_leaves_before_the_new_map() {
-        let mut lanes = lanes(&[(0, 1), (0, 2), (0, 3), (0, 4), (1, 9)]);
-        let (at, items) = lanes.take().expect("shard 0");
-        let _ = lanes.take().expect("shard 1");
-        lanes.put_back(at, items);
-        lanes.push(shard(0), (0, 5));
-        assert_eq!(lanes.take(), None);
-        assert!(!lanes.awaits_map(), "shard 1 is still in flight");
-        lanes.done(shard(1));
-        assert!(lanes.awaits_map());
-        // Shard 0 was split: odd numbers go to 2, even ones to 3.
-        lanes.reroute(|item| shard(3 - item.1 % 2));
-        assert_eq!(lanes.take(), Some((shard(2), vec![(0, 1), (0, 3), (0, 5)])));
-        assert_eq!(lanes.take(), Some((shard(3), vec![(0, 2), (0, 4)])));
-    }
-
-    /// A random walk of pushes, answers and map changes: every key's items leave in order.
-    #[test]
-    fn keys_keep_their_order_whatever_happens() {
-        use rand::{Rng, SeedableRng};
-        for seed in 0..200 {
-            let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
-            let mut lanes: Lanes<Item> = Lanes::new(3, 1000);
-            let mut shards = 2;
-            let mut flying: Vec<(ShardId, Vec<Item>)> = vec![];
-            let mut last = [0u32; 8];
-            let mut settle = |items: &[Item]| {
-                for &(key, number) in items {
-                    assert!(number > last[key as usize], "seed {seed}: key {key} overtook itself");
-                    last[key as usize] = number;
-                }
-            };
-            for number in 1..300 {
-                let key = random.random_range(0..8);
-                lanes.push(shard(key % shards), (key, number));
-                if random.random_bool(0.5) {
-                    flying.extend(lanes.take());
-                }
-                if random.random_bool(0.5) && !flying.is_empty() {
-                    let (at, items) = flying.swap_remove(random.random_range(0..flying.len()));
-                    if random.random_bool(0.2) {
-                        lanes.put_back(at, items);
-                    } else {
-                        settle(&items);
-                        lanes.done(at);
-                    }
-                }
-                if lanes.awaits_map() {
-                    shards = random.random_range(1..6);
-                    lanes.reroute(|item| shard(item.0 % shards));
-                }
-            }
-        }
-    }
-}
+mod tests;

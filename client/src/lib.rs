@@ -1,15 +1,18 @@
 //! The native client: routes records by hash key straight to shard leaders, over gRPC.
 //!
 //! ```text
-//!  producer  (lanes)      many records, in order per shard     consumer  (subscription)   all shards, merged
-//!       \                                                        /
-//!        client            one call: which shard, which node, again or not
+//!  producer  (lanes)   many records, in order per key     consumer  (walker)   all shards, parents first
+//!     |                                                      |
+//!    put                one request to one shard          subscription         one shard, from end to end
+//!       \                                                  /
+//!        client            one call: which node, again or not
 //!       /   |   \
 //!  map_cache connections retry        the shard map | one channel per node | when to try again
 //! ```
 //!
-//! Invariant: a request whose outcome is unknown is never sent again, unless the caller asked for it
-//! (`Options::retry_unknown`). Must not know: Raft, logs, or anything of a node but its addresses.
+//! Invariant: a put whose outcome is unknown is sent again only with the origins it had, by which the shard
+//! recognises it (and not at all without `Options::retry_unknown`). Must not know: Raft, logs, or anything
+//! of a node but its addresses.
 
 mod client;
 mod connections;
@@ -20,10 +23,12 @@ mod lanes;
 mod map_cache;
 mod options;
 mod producer;
+mod put;
 mod retry;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod walker;
 
 pub use client::{Client, StreamSummary};
 pub use connector::{Connection, Connector};
@@ -32,5 +37,5 @@ pub use error::Error;
 pub use map_cache::{StreamDescription, StreamStatus};
 pub use options::Options;
 pub use producer::{Producer, Receipt};
-pub use subscription::{Event, Start, Subscription};
+pub use subscription::{End, Event, Start, Subscription};
 pub use tristream_proto::{domain, wire};

@@ -19,7 +19,7 @@ const HOPS_MAX: u32 = 3;
 pub(crate) enum Policy {
     /// Those that prove that nothing happened.
     OnlyWithoutEffect,
-    /// Also those that leave it open: reads, and puts whose caller accepts duplicates.
+    /// Also those that leave it open: reads, and puts, whose records a shard recognises.
     Always,
 }
 
@@ -28,6 +28,8 @@ pub(crate) enum Policy {
 pub(crate) enum Step {
     GiveUp,
     Again(Duration),
+    /// There would be another attempt, had the deadline not come first.
+    Late,
 }
 
 /// The attempts of one call.

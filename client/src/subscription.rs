@@ -1,14 +1,15 @@
-//! One shard, read for as long as the caller likes, across reconnects.
+//! One shard, read to its end or for as long as the caller likes, across reconnects.
 //!
 //! Invariant: every record from the start on is given once and in order, whichever nodes it comes from: a
 //! new connection asks for exactly what follows the last event given, and what is seen again is dropped.
+//! Must not know what is read after the shard's end.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 use tristream_proto::domain::{
-    NodeId, SequenceNumber, Shard, ShardId, StoredRecord, StreamName, Timestamp,
+    MapVersion, NodeId, SequenceNumber, Shard, ShardId, StoredRecord, StreamName, Timestamp,
 };
 use tristream_proto::wire::{self, subscribe_request::From as WireFrom};
 
@@ -44,6 +45,17 @@ pub struct Event {
     pub stale: bool,
     /// The position after this event, which perhaps no record has yet.
     pub next: Option<SequenceNumber>,
+    /// Only in the shard's last event: it was split or merged, and all of its records were given.
+    pub end: Option<End>,
+}
+
+/// Where a shard's keys go on after its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The shards that came from it; at least one.
+    pub children: Vec<Shard>,
+    /// A map version that has them.
+    pub map_version: MapVersion,
 }
 
 /// A subscription to one shard.
@@ -56,6 +68,7 @@ pub struct Subscription {
     retries: Retries,
     attempt: usize,
     failing_since: Option<Instant>,
+    ended: bool,
 }
 
 impl Subscription {
@@ -70,6 +83,7 @@ impl Subscription {
             retries,
             attempt: 0,
             failing_since: None,
+            ended: false,
         }
     }
 
@@ -78,16 +92,29 @@ impl Subscription {
         self.shard.id
     }
 
-    /// The next event. Reconnects by itself; gives an error when that failed for the whole deadline, or when
-    /// trying again is of no use. After an error that says "retry" the next call goes on where this left
-    /// off. A call that is dropped before it returns loses nothing.
-    pub async fn next(&mut self) -> Result<Event, Error> {
+    /// How many subscriptions a consumer may have open.
+    pub(crate) fn open_max(&self) -> usize {
+        self.client.options().subscriptions_max.max(1)
+    }
+
+    /// The next event; `None` after the last one, which has an `end`. Reconnects by itself; gives an error
+    /// when that failed for the whole deadline, or when trying again is of no use. After an error that says
+    /// "retry" the next call goes on where this left off. A call that is dropped before it returns loses
+    /// nothing.
+    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        if self.ended {
+            return Ok(None);
+        }
         loop {
             let error = match self.attempt().await {
                 Ok(event) => match self.place.take(self.shard.id, event) {
                     Ok(event) => {
                         self.succeeded();
-                        return Ok(event);
+                        self.ended = event.end.is_some();
+                        if self.ended {
+                            self.park();
+                        }
+                        return Ok(Some(event));
                     }
                     Err(error) => error,
                 },
@@ -95,6 +122,11 @@ impl Subscription {
             };
             self.failed(&error).await?;
         }
+    }
+
+    /// Gives up the connection, not the place: the next call opens another.
+    pub(crate) fn park(&mut self) {
+        self.open = None;
     }
 
     /// One event from the open stream, which is opened first where there is none.
@@ -151,7 +183,7 @@ impl Subscription {
         tracing::debug!(%error, shard = %self.shard.id, "subscription broke off");
         let wait = match self.retries.after(error, self.client.draw()) {
             Step::Again(wait) if since.elapsed() + wait < deadline => wait,
-            Step::Again(_) => {
+            Step::Again(_) | Step::Late => {
                 self.failing_since = None;
                 return Err(error.clone().at_deadline(deadline));
             }
@@ -198,6 +230,7 @@ impl Place {
             "" => None,
             text => Some(text.parse::<SequenceNumber>().map_err(|error| bad(error.to_string()))?),
         };
+        let end = end_of(shard, event.children, event.map_version)?;
         let mut last = self.last;
         let mut records = Vec::with_capacity(event.records.len());
         let mut previous: Option<SequenceNumber> = None;
@@ -219,8 +252,25 @@ impl Place {
             (known, next) => next.or(known.filter(|known| after(*known, last))),
         };
         let (millis_behind, stale) = (event.millis_behind, event.stale);
-        Ok(Event { shard, records, millis_behind, stale, next: self.next })
+        Ok(Event { shard, records, millis_behind, stale, next: self.next, end })
     }
+}
+
+fn end_of(
+    shard: ShardId,
+    children: Vec<wire::ChildShard>,
+    map_version: u64,
+) -> Result<Option<End>, Error> {
+    let child = |child: wire::ChildShard| {
+        let child = child.shard.as_ref().map(Shard::try_from).transpose();
+        let child = child.map_err(|error| Error::Protocol(error.to_string()))?;
+        child.filter(|child| child.parents.contains(&shard)).ok_or_else(|| {
+            Error::Protocol(format!("{shard} ended in a shard that is no child of it"))
+        })
+    };
+    let children = children.into_iter().map(child).collect::<Result<Vec<_>, _>>()?;
+    let end = End { children, map_version: MapVersion(map_version) };
+    Ok(Some(end).filter(|end| !end.children.is_empty()))
 }
 
 /// Whether `place` is past `last`: an older place must not bring records back.
@@ -231,7 +281,7 @@ fn after(place: SequenceNumber, last: Option<SequenceNumber>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tristream_proto::domain::PartitionKey;
+    use tristream_proto::domain::{GroupId, HashKeyRange, PartitionKey};
 
     fn number(counter: u64) -> SequenceNumber {
         SequenceNumber {
@@ -292,6 +342,35 @@ mod tests {
         assert_eq!(place.ask_from(), WireFrom::AtSequenceNumber(number(10).to_string()));
         assert_eq!(take(&mut place, event(&[12], Some(13))), Ok(vec![12]));
         assert_eq!(place.ask_from(), WireFrom::AtSequenceNumber(number(13).to_string()));
+    }
+
+    #[test]
+    fn an_end_names_children_of_the_shard() {
+        let child = |parents: &[u32]| Shard {
+            id: ShardId::from(4),
+            group: GroupId(9),
+            range: HashKeyRange::uniform(1)[0],
+            creation_second: 1_790_000_100,
+            parents: parents.iter().map(|&parent| ShardId::from(parent)).collect(),
+            replicas: vec![NodeId(1)],
+            closed_second: None,
+        };
+        let ends = |shard: Shard| wire::SubscribeEvent {
+            children: vec![wire::ChildShard { shard: Some(wire::Shard::from(&shard)) }],
+            map_version: 7,
+            ..event(&[3], None)
+        };
+        let mut place = place(Start::TrimHorizon);
+        let last = place.take(ShardId::from(0), ends(child(&[0, 1]))).expect("an event");
+        let end = End { children: vec![child(&[0, 1])], map_version: MapVersion(7) };
+        assert_eq!((last.records.len(), last.end), (1, Some(end)));
+        let stranger = place.take(ShardId::from(0), ends(child(&[1])));
+        assert!(matches!(stranger, Err(Error::Protocol(_))), "{stranger:?}");
+        let empty = wire::SubscribeEvent {
+            children: vec![wire::ChildShard { shard: None }],
+            ..Default::default()
+        };
+        assert!(matches!(place.take(ShardId::from(0), empty), Err(Error::Protocol(_))));
     }
 
     #[test]

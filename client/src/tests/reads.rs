@@ -35,7 +35,7 @@ async fn subscribe(client: &Client, start: Start) -> Subscription {
 async fn counters(subscription: &mut Subscription, events: usize) -> Vec<u64> {
     let mut seen = vec![];
     for _ in 0..events {
-        let event = subscription.next().await.expect("an event");
+        let event = subscription.next().await.expect("an event").expect("not the end");
         seen.extend(event.records.iter().map(|record| record.sequence_number.counter));
     }
     seen

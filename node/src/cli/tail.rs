@@ -1,4 +1,4 @@
-//! `tristream tail`: the records of all shards of a stream, as they come.
+//! `tristream tail`: the records of all shards of a stream, as they come, through splits and merges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -8,8 +8,8 @@ use anyhow::{anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
-use tristream_client::{Client, Consumer, Error, Event, Start};
-use tristream_proto::domain::{Retry, SequenceNumber, ShardId, StoredRecord, StreamName};
+use tristream_client::{Client, Consumer, End, Error, Event, Start, StreamDescription};
+use tristream_proto::domain::{Retry, SequenceNumber, Shard, ShardId, StoredRecord, StreamName};
 
 use super::endpoints::{Endpoints, explain};
 use super::screen::{self, Colours, harmless};
@@ -29,7 +29,8 @@ pub(super) struct Args {
     /// End when what was stored at the start has been read.
     #[arg(long)]
     no_follow: bool,
-    /// Only this shard (`3` or `shardId-000000000003`); repeat it for several.
+    /// Only this shard (`3` or `shardId-000000000003`); repeat it for several. Each ends where it was split
+    /// or merged; without --shard the shards that came from it are read next.
     #[arg(long, value_name = "SHARD", value_parser = shard_id)]
     shard: Vec<ShardId>,
     /// A JSON object per record. Data that is not UTF-8 comes as `data_base64`.
@@ -75,17 +76,14 @@ fn shard_id(text: &str) -> Result<ShardId, String> {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = args.endpoints.client()?;
     let explain = |error| explain(error, &args.endpoints);
-    let shards = chosen_shards(&client, &args).await.map_err(explain)?;
-    if matches!(args.from, Beginning(Start::At(_) | Start::After(_))) && shards.len() != 1 {
+    if matches!(args.from, Beginning(Start::At(_) | Start::After(_))) && args.shard.len() != 1 {
         bail!("a sequence number is of one shard: name it with --shard");
     }
-    let mut goal = Goal::default();
+    let mut goal = None;
     if args.no_follow {
-        let mut tips =
-            open(&client, &args.stream, &shards, Start::Latest).await.map_err(explain)?;
-        goal = Goal::find(&mut tips).await.map_err(explain)?;
+        goal = Some(Goal::find(&client, &args).await.map_err(explain)?);
     }
-    let mut records = open(&client, &args.stream, &shards, args.from.0).await.map_err(explain)?;
+    let mut records = open(&client, &args).await.map_err(explain)?;
     let show = Show::of(&args);
     let mut warned = Warned::default();
     while let Some(event) = records.next().await {
@@ -99,25 +97,39 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Err(error) => return Err(explain(error)),
         };
         warned.event(&event);
-        for record in event.records.iter().filter(|_| !args.no_follow || goal.wants(&event)) {
-            screen::line(show.record(record))?;
+        if goal.as_ref().is_none_or(|goal| goal.wants(&event)) {
+            for record in &event.records {
+                screen::line(show.record(record))?;
+            }
         }
-        if args.no_follow && goal.reached(&event) {
+        if let Some(end) = event.end.as_ref().filter(|_| !args.shard.is_empty()) {
+            screen::say(farewell(event.shard, end));
+        }
+        if goal.as_mut().is_some_and(|goal| goal.reached(&event)) {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    Err(anyhow!("no shard of {} is left to read", args.stream))
-}
-
-async fn chosen_shards(client: &Client, args: &Args) -> Result<Vec<ShardId>, Error> {
-    if !args.shard.is_empty() {
-        return Ok(args.shard.clone());
+    if args.shard.is_empty() {
+        return Err(anyhow!("no shard of {} is left to read", args.stream));
     }
-    let stream = client.describe_stream(&args.stream).await?;
-    Ok(stream.map.shards().iter().map(|shard| shard.id).collect())
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn open(
+/// What is said at the end of a shard that was asked for.
+fn farewell(shard: ShardId, end: &End) -> String {
+    let children: Vec<String> = end.children.iter().map(|child| child.id.to_string()).collect();
+    format!("tristream: {shard} ends here; its keys go on in {}", children.join(" and "))
+}
+
+/// The records that are asked for.
+async fn open(client: &Client, args: &Args) -> Result<Consumer, Error> {
+    match args.shard.as_slice() {
+        [] => client.consumer(&args.stream, args.from.0).await,
+        shards => merged(client, &args.stream, shards, args.from.0).await,
+    }
+}
+
+async fn merged(
     client: &Client,
     stream: &StreamName,
     shards: &[ShardId],
@@ -130,17 +142,22 @@ async fn open(
     Ok(Consumer::new(subscriptions))
 }
 
-/// The tip of every shard as of the start: where `--no-follow` ends.
+/// Where `--no-follow` ends: the tip of every shard as of the start. A shard that was closed then is
+/// wanted whole, for those that came from it have their own tips; one that comes later is not wanted.
 #[derive(Debug, Default)]
 struct Goal {
+    closed: BTreeSet<ShardId>,
     open: BTreeMap<ShardId, SequenceNumber>,
 }
 
 impl Goal {
     /// Asks where `Latest` is: the first event of each shard names it.
-    async fn find(tips: &mut Consumer) -> Result<Goal, Error> {
-        let (mut goal, count) = (Goal::default(), tips.shards().len());
-        while goal.open.len() < count {
+    async fn find(client: &Client, args: &Args) -> Result<Goal, Error> {
+        let stream = client.describe_stream(&args.stream).await?;
+        let (open, closed) = Goal::shards(&stream, &args.shard);
+        let mut tips = merged(client, &args.stream, &open, Start::Latest).await?;
+        let mut goal = Goal { closed, ..Goal::default() };
+        while goal.open.len() < open.len() {
             let Some(event) = tips.next().await else { break };
             let event = event?;
             let tip = event.next.ok_or_else(|| Error::Protocol("an event without place".into()))?;
@@ -149,8 +166,19 @@ impl Goal {
         Ok(goal)
     }
 
+    /// Shards to read up to their tips, and shards to read whole.
+    fn shards(stream: &StreamDescription, chosen: &[ShardId]) -> (Vec<ShardId>, BTreeSet<ShardId>) {
+        if !chosen.is_empty() {
+            let chosen: BTreeSet<ShardId> = chosen.iter().copied().collect();
+            return (chosen.into_iter().collect(), BTreeSet::new());
+        }
+        let shards = stream.map.shards();
+        let closed = shards.iter().filter(|shard| !shard.is_open()).map(|shard| shard.id);
+        (stream.map.open().map(|shard| shard.id).collect(), closed.collect())
+    }
+
     fn wants(&self, event: &Event) -> bool {
-        self.open.contains_key(&event.shard)
+        self.open.contains_key(&event.shard) || self.closed.contains(&event.shard)
     }
 
     /// Notes how far a shard is; `true` once none is short of its tip.
@@ -247,7 +275,10 @@ impl Show {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tristream_proto::domain::{PartitionKey, Timestamp};
+    use tristream_client::StreamStatus;
+    use tristream_proto::domain::{
+        GroupId, HashKeyRange, Incarnation, MapVersion, PartitionKey, Shard, ShardMap, Timestamp,
+    };
 
     fn number(shard: u32, counter: u64) -> SequenceNumber {
         SequenceNumber { counter, ..SequenceNumber::start_of(ShardId::from(shard), 1_790_000_000) }
@@ -260,17 +291,64 @@ mod tests {
             millis_behind: 0,
             stale: false,
             next: Some(number(shard, next)),
+            end: None,
+        }
+    }
+
+    fn shard(id: u32, closed: bool) -> Shard {
+        Shard {
+            id: ShardId::from(id),
+            group: GroupId(1),
+            range: HashKeyRange::uniform(1)[0],
+            creation_second: 1_790_000_000,
+            parents: vec![],
+            replicas: vec![],
+            closed_second: closed.then_some(1_790_000_100),
         }
     }
 
     #[test]
     fn reading_ends_when_every_shard_is_at_the_tip_it_had() {
         let open = [(ShardId::from(0), number(0, 10)), (ShardId::from(1), number(1, 0))];
-        let mut goal = Goal { open: open.into() };
+        let mut goal = Goal { open: open.into(), closed: BTreeSet::new() };
         assert!(!goal.reached(&event(0, 9)));
         assert!(!goal.reached(&event(1, 0)), "an empty shard is at its tip, the other is not");
         assert!(!goal.wants(&event(1, 5)), "what came later is not asked for");
         assert!(goal.reached(&event(0, 11)));
+    }
+
+    #[test]
+    fn a_shard_closed_before_the_start_is_wanted_whole_and_a_later_child_is_not() {
+        let stream = StreamDescription {
+            name: "orders".parse().expect("a name"),
+            incarnation: Incarnation(1),
+            status: StreamStatus::Active,
+            created: Timestamp(1),
+            map: ShardMap::new(MapVersion(1), vec![shard(0, true), shard(1, false)])
+                .expect("tiles"),
+            leaders: vec![],
+        };
+        let (open, closed) = Goal::shards(&stream, &[]);
+        assert_eq!((open, &closed), (vec![ShardId::from(1)], &[ShardId::from(0)].into()));
+        let mut goal = Goal { closed, open: [(ShardId::from(1), number(1, 10))].into() };
+        for (id, wanted) in [(0, true), (1, true), (2, false)] {
+            assert_eq!(goal.wants(&event(id, 5)), wanted, "{id}");
+        }
+        assert!(!goal.reached(&event(0, 50)), "the open one is short of its tip");
+        assert!(goal.reached(&event(1, 10)));
+        let chosen = Goal::shards(&stream, &[ShardId::from(0), ShardId::from(0)]);
+        assert_eq!(chosen, (vec![ShardId::from(0)], BTreeSet::new()));
+    }
+
+    #[test]
+    fn the_end_of_a_shard_says_where_to_go_on() {
+        let end =
+            End { children: vec![shard(4, false), shard(5, false)], map_version: MapVersion(2) };
+        assert_eq!(
+            farewell(ShardId::from(3), &end),
+            "tristream: shardId-000000000003 ends here; its keys go on in \
+             shardId-000000000004 and shardId-000000000005"
+        );
     }
 
     #[test]

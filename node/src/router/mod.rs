@@ -17,6 +17,7 @@ mod streams;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tristream_proto::domain::{Effect, GroupId, NodeId, Retry, ShardId, StreamName};
 
 use crate::clock::Clock;
@@ -164,6 +165,11 @@ impl Router {
     /// The newest view this node has, perhaps a little old.
     pub fn view(&self) -> Arc<View> {
         self.inner.metadata.view()
+    }
+
+    /// The same, with what comes after it.
+    pub fn watch_view(&self) -> watch::Receiver<Arc<View>> {
+        self.inner.metadata.watch()
     }
 
     /// Who leads a group, as far as this node knows.

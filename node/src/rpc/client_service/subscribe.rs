@@ -1,7 +1,10 @@
 //! Pushes a shard's committed records to one subscriber.
 //!
 //! Invariant: records leave in order and without a gap from the position asked for; nothing is read ahead
-//! of a slow subscriber beyond a few chunks; a subscriber that is gone is noticed by the next heartbeat.
+//! of a slow subscriber beyond a few chunks; a subscriber that is gone is noticed by the next heartbeat. A
+//! subscription ends of itself only when every record of a closed shard was sent, and then names the
+//! shards that came from it: a shard that is sealed, but whose children nobody may write to yet, is
+//! followed as one at its tip.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +20,7 @@ use tristream_proto::wire::{self, refusal::Kind, subscribe_request::From as Wire
 
 use super::{ClientService, SUBSCRIBE_EVENTS_MAX, open_here};
 use crate::clock::Clock;
-use crate::metadata::{Stream, StreamStatus};
+use crate::metadata::{Stream, StreamStatus, View};
 use crate::router::Router;
 use crate::rpc::status;
 use crate::shard;
@@ -29,6 +32,8 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const CHUNK_BYTES: usize = 1 << 20;
 /// And at this many records: small ones cost more in overhead than in bytes.
 const CHUNK_RECORDS: usize = 10_000;
+/// How long a subscriber waits for this node to learn of the shard that it names.
+const SHARD_TIME: Duration = Duration::from_secs(1);
 
 type Events = mpsc::Sender<Result<wire::SubscribeEvent, Status>>;
 
@@ -57,13 +62,9 @@ impl ClientService {
     ) -> Result<(), wire::Refusal> {
         let router = self.router()?;
         let stream = self.stream(&router, &request.stream).await?;
-        if stream.status == StreamStatus::Deleting {
-            return Err(status::stream_not_found(&stream.name));
-        }
         let id = ShardId::from(request.shard_index);
-        let shard = stream.map.get(id).ok_or_else(|| {
-            status::refusal(Kind::Invalid, format!("stream {} has no {id}", stream.name))
-        })?;
+        let stream = with_shard(&router, &stream, id).await?;
+        let shard = find_shard(&stream, id)?;
         let from = read_from(shard, request.from)?;
         let handle = open_here(&router, shard)?;
         let position = handle.seek(from).await.map_err(|e| status::of_read(&e))?;
@@ -72,19 +73,56 @@ impl ClientService {
             ReadFrom::At(asked) => position.max(asked),
             _ => position,
         };
-        let applied = handle.watch_applied();
-        let clock = self.clock.clone();
-        let mut feed = Feed { router, stream, handle, applied, clock, position };
+        let (applied, views) = (handle.watch_applied(), router.watch_view());
+        let (shard, clock) = (shard.clone(), self.clock.clone());
+        let mut feed = Feed { stream, shard, handle, applied, views, clock, position };
         feed.run(events).await
     }
 }
 
+/// The stream, once this node has learnt of the shard, or has waited long enough.
+async fn with_shard(
+    router: &Router,
+    stream: &Stream,
+    id: ShardId,
+) -> Result<Arc<Stream>, wire::Refusal> {
+    let is_settled = |view: &View| {
+        let now = view.streams.get(&stream.name);
+        now.is_none_or(|now| now.incarnation != stream.incarnation || !may_come(now, id))
+    };
+    let mut views = router.watch_view();
+    // Whether it came in time shows below.
+    let _ = timeout(SHARD_TIME, views.wait_for(|view| is_settled(view))).await;
+    let now = router.view().streams.get(&stream.name).cloned();
+    now.ok_or_else(|| status::stream_not_found(&stream.name))
+}
+
+/// Whether the stream may yet get the shard: as far as this node knows, it is being made, or was never heard
+/// of. One that is long gone never comes back.
+fn may_come(stream: &Stream, id: ShardId) -> bool {
+    let mut children = stream.reshards.iter().flat_map(|reshard| &reshard.children);
+    let unheard = id.index() >= stream.next_shard;
+    stream.map.get(id).is_none() && (unheard || children.any(|child| child.id == id))
+}
+
+fn find_shard(stream: &Stream, id: ShardId) -> Result<&Shard, wire::Refusal> {
+    if stream.status == StreamStatus::Deleting {
+        return Err(status::stream_not_found(&stream.name));
+    }
+    stream.map.get(id).ok_or_else(|| {
+        let kind = if may_come(stream, id) { Kind::Unavailable } else { Kind::Invalid };
+        status::refusal(kind, format!("stream {} has no {id}", stream.name))
+    })
+}
+
 /// One subscription.
 struct Feed {
-    router: Router,
     stream: Arc<Stream>,
+    /// As the map has it. What the handle was opened with may not name its creation second yet.
+    shard: Shard,
     handle: shard::Handle,
     applied: watch::Receiver<Option<u64>>,
+    views: watch::Receiver<Arc<View>>,
     clock: Arc<dyn Clock>,
     position: RecordPosition,
 }
@@ -93,31 +131,39 @@ impl Feed {
     async fn run(&mut self, events: &Events) -> Result<(), wire::Refusal> {
         let mut first = true;
         loop {
-            self.check_stream()?;
-            // Marked as seen before the read: what is committed during the read wakes us again.
+            // Marked as seen before the read: what changes during the read wakes us again.
             self.applied.borrow_and_update();
+            self.views.borrow_and_update();
+            let now = self.check_stream()?;
             let read = self.handle.read(self.position, CHUNK_RECORDS, CHUNK_BYTES).await;
             let page = read.map_err(|e| status::of_read(&e))?;
-            let (at_tip, moved) = (page.at_tip, page.next > self.position);
+            let (at_tip, at_end) = (page.at_tip, page.at_end);
+            let moved = page.next > self.position;
             self.position = self.position.max(page.next);
+            let children = if at_end { children(&now, self.shard.id) } else { vec![] };
+            if !children.is_empty() {
+                self.send(page, children, now.map_version().0, events).await;
+                return Ok(());
+            }
             let silent = page.records.is_empty() && !first;
-            if !silent && !self.send(page, events).await {
+            if !silent && !self.send(page, vec![], 0, events).await {
                 return Ok(());
             }
             first = false;
-            if (at_tip || (silent && !moved)) && !self.wait(events).await? {
+            if (at_tip || (silent && !moved)) && !self.wait(at_end, events).await? {
                 return Ok(());
             }
         }
     }
 
-    /// Waits until something was committed, with a heartbeat now and then; `false` when the subscriber is
-    /// gone.
-    async fn wait(&mut self, events: &Events) -> Result<bool, wire::Refusal> {
+    /// Waits until something was committed or, at the end of a shard, until the streams changed; with a
+    /// heartbeat now and then. `false` when the subscriber is gone.
+    async fn wait(&mut self, at_end: bool, events: &Events) -> Result<bool, wire::Refusal> {
         loop {
             let news = tokio::select! {
                 () = events.closed() => return Ok(false),
                 news = timeout(HEARTBEAT, self.applied.changed()) => news,
+                changed = self.views.changed(), if at_end => Ok(changed),
             };
             match news {
                 Ok(Ok(())) => return Ok(true),
@@ -140,11 +186,17 @@ impl Feed {
     }
 
     /// Sends a page; `false` when the subscriber is gone.
-    async fn send(&self, page: shard::Page, events: &Events) -> bool {
+    async fn send(
+        &self,
+        page: shard::Page,
+        children: Vec<wire::ChildShard>,
+        map_version: u64,
+        events: &Events,
+    ) -> bool {
         let sent = page.records.last().map(|record| record.arrival);
         let behind = millis_behind(page.at_tip, sent, self.clock.now());
         let records = page.records.iter().map(wire::StoredRecord::from).collect();
-        let event = self.event(records, behind);
+        let event = wire::SubscribeEvent { children, map_version, ..self.event(records, behind) };
         // Waits for a slow subscriber, but hears when it leaves.
         events.send(Ok(event)).await.is_ok()
     }
@@ -154,25 +206,30 @@ impl Feed {
             records,
             millis_behind,
             stale: self.handle.leadership().leader.is_none(),
-            refusal: None,
-            children: vec![],
-            next_sequence_number: name_position(self.handle.shard(), self.position).to_string(),
+            next_sequence_number: name_position(&self.shard, self.position).to_string(),
+            ..Default::default()
         }
     }
 
-    /// Whether the stream is still the one that was subscribed to.
-    fn check_stream(&self) -> Result<(), wire::Refusal> {
-        let view = self.router.view();
+    /// The stream as it is now, while it is still the one that was subscribed to.
+    fn check_stream(&self) -> Result<Arc<Stream>, wire::Refusal> {
+        let view = self.views.borrow();
         match view.streams.get(&self.stream.name) {
             Some(now)
                 if now.incarnation == self.stream.incarnation
                     && now.status != StreamStatus::Deleting =>
             {
-                Ok(())
+                Ok(now.clone())
             }
             _ => Err(status::stream_not_found(&self.stream.name)),
         }
     }
+}
+
+/// The shards that came from a sealed one; none while it is open in the map, and its children are not there.
+fn children(stream: &Stream, sealed: ShardId) -> Vec<wire::ChildShard> {
+    let child = |shard: &Shard| wire::ChildShard { shard: Some(wire::Shard::from(shard)) };
+    stream.children_of(sealed).map(child).collect()
 }
 
 /// Age of the newest record sent; 0 at the tip, and only there.
@@ -215,7 +272,8 @@ fn position(shard: &Shard, text: &str) -> Result<RecordPosition, wire::Refusal> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tristream_proto::domain::{GroupId, HashKeyRange};
+    use crate::metadata::{Reshard, StreamMode};
+    use tristream_proto::domain::{GroupId, HashKeyRange, Incarnation, MapVersion, ShardMap};
 
     fn shard() -> Shard {
         Shard {
@@ -227,6 +285,72 @@ mod tests {
             replicas: vec![],
             closed_second: None,
         }
+    }
+
+    /// Shard 3, being split into 4 and 5; `published` says whether that is done.
+    fn split(published: bool) -> Stream {
+        let halves = HashKeyRange::uniform(2);
+        let child = |id: u32, range| Shard {
+            id: ShardId::from(id),
+            range,
+            parents: vec![ShardId::from(3)],
+            ..shard()
+        };
+        // By their ranges they come in this order.
+        let children = vec![child(5, halves[0]), child(4, halves[1])];
+        let mut shards = vec![Shard { closed_second: published.then_some(9), ..shard() }];
+        let mut reshards = vec![];
+        if published {
+            shards.extend(children.into_iter().rev());
+        } else {
+            reshards.push(Reshard { parents: vec![shard().id], children, begun: Timestamp(1) });
+        }
+        Stream {
+            name: "orders".parse().expect("a name"),
+            incarnation: Incarnation(5),
+            status: StreamStatus::Updating,
+            mode: StreamMode::Provisioned,
+            created: Timestamp(1),
+            retention_hours: 24,
+            record_bytes_max: 100,
+            tags: Default::default(),
+            map: ShardMap::new(MapVersion(7), shards).expect("tiles"),
+            reshards,
+            goal: None,
+            next_shard: 6,
+            rescaled: vec![],
+            mode_changed: vec![],
+        }
+    }
+
+    #[test]
+    fn a_shard_that_may_come_is_not_refused_for_good() {
+        let refused = |stream: &Stream, id: u32| {
+            find_shard(stream, ShardId::from(id)).err().map(|refusal| refusal.kind())
+        };
+        let before = split(false);
+        for (id, expected) in [
+            (3, None),
+            (4, Some(Kind::Unavailable)),
+            (6, Some(Kind::Unavailable)),
+            // Given out once, and in no map any more.
+            (2, Some(Kind::Invalid)),
+        ] {
+            assert_eq!(refused(&before, id), expected, "{id}");
+        }
+        let after = split(true);
+        assert_eq!([3, 4, 5].map(|id| refused(&after, id)), [None, None, None]);
+        let deleting = Stream { status: StreamStatus::Deleting, ..after };
+        assert_eq!(refused(&deleting, 3), Some(Kind::StreamNotFound));
+    }
+
+    #[test]
+    fn a_shard_has_ended_only_when_its_children_are_in_the_map() {
+        let sealed = shard().id;
+        assert_eq!(children(&split(false), sealed), vec![]);
+        let children = children(&split(true), sealed);
+        let ids: Vec<_> = children.iter().filter_map(|c| Some(c.shard.as_ref()?.index)).collect();
+        assert_eq!(ids, [5, 4], "in the order of their ranges");
     }
 
     #[test]

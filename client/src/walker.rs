@@ -1,0 +1,188 @@
+//! In which order the shards of a stream are read: the pure core of the consumer.
+//!
+//! Invariant: every shard of the walk is given out once, and not before all of its parents that are still
+//! kept were read to their ends. So each key's records come out in the order in which they were stored,
+//! across any number of splits and merges. Must not know how a shard is read.
+//!
+//! A shard is heard of in two ways: in a listing (the stream's shards as of one map), or as the child of
+//! a shard that ended. Of a parent that was never heard of, a listing that has the child tells: either it
+//! is listed too, or its records are no longer kept. Listings may come from nodes that lag in dropping
+//! shards, but never lag behind a child that was heard of: the caller sees to that by map versions.
+//!
+//! Of two shards whose ranges overlap, the one with the lower id is the older: what its keys stored comes
+//! first. That holds also where the shards between the two are no longer kept.
+//!
+//! Memory: each shard of the walk that is not read yet, and some forty bytes for each that was.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+
+use tristream_proto::domain::{HashKeyRange, Shard, ShardId};
+
+use crate::subscription::Start;
+
+#[derive(Debug)]
+pub(crate) struct Walker {
+    start: Start,
+    shards: BTreeMap<ShardId, Known>,
+    /// What was read to its end, or lies before the start.
+    done: BTreeMap<ShardId, HashKeyRange>,
+}
+
+#[derive(Debug)]
+struct Known {
+    shard: Shard,
+    state: State,
+    /// A listing had it: of its parents no more is to be learnt.
+    listed: bool,
+    /// The walk starts at it.
+    first: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Some parent has not been read to its end.
+    Waiting,
+    /// To be given out.
+    Ready,
+    /// Given out.
+    Open,
+    /// Cannot be read to its end, so that its children never come.
+    Lost,
+}
+
+impl Walker {
+    /// A walk over the shards of a listing that hold records from `start` on, and over all that come from
+    /// them. `start` is a point in time.
+    pub(crate) fn new<'a>(listing: impl IntoIterator<Item = &'a Shard>, start: Start) -> Walker {
+        let mut walker = Walker { start, shards: BTreeMap::new(), done: BTreeMap::new() };
+        for shard in listing {
+            let belongs = match start {
+                Start::Latest => shard.is_open(),
+                // No record of a closed shard is stamped after its second.
+                Start::Timestamp(time) => {
+                    shard.closed_second.is_none_or(|closed| closed >= time.seconds())
+                }
+                _ => true,
+            };
+            if belongs {
+                walker.add(shard, true, true);
+            } else {
+                walker.done.insert(shard.id, shard.range);
+            }
+        }
+        walker.promote();
+        walker
+    }
+
+    /// Takes in a listing of a map that has every shard heard of so far, but those no longer kept.
+    pub(crate) fn learn<'a>(&mut self, listing: impl IntoIterator<Item = &'a Shard>) {
+        let mut listing: Vec<&Shard> = listing.into_iter().collect();
+        // Children first, so that a shard whose child is past is past itself.
+        listing.sort_by_key(|shard| std::cmp::Reverse(shard.id));
+        listing.into_iter().for_each(|shard| self.hear(shard));
+        // What was heard of and is not listed is no longer kept, and so are the parents that are not: whoever
+        // begins to read it will be told.
+        self.shards.values_mut().for_each(|known| known.listed = true);
+        self.promote();
+    }
+
+    /// The shard was read to its end, and these came from it. (None are named where it is no longer kept;
+    /// then a listing has told of them.)
+    pub(crate) fn ended(&mut self, shard: ShardId, children: &[Shard]) {
+        if let Some(known) = self.shards.remove(&shard) {
+            self.done.insert(shard, known.shard.range);
+        }
+        children.iter().for_each(|child| self.hear(child));
+        self.promote();
+    }
+
+    /// The shard cannot be read to its end: what comes from it is left out of the walk.
+    pub(crate) fn lost(&mut self, shard: ShardId) {
+        if let Some(known) = self.shards.get_mut(&shard) {
+            known.state = State::Lost;
+        }
+    }
+
+    /// Whether a listing is needed to go on: some shard has a parent that was never heard of.
+    pub(crate) fn needs_listing(&self) -> bool {
+        let unheard =
+            |parent: &ShardId| !self.shards.contains_key(parent) && !self.done.contains_key(parent);
+        self.shards.values().any(|known| {
+            known.state == State::Waiting
+                && !known.listed
+                && known.shard.parents.iter().any(unheard)
+        })
+    }
+
+    /// The next shard to read, and from where.
+    pub(crate) fn next(&mut self) -> Option<(Shard, Start)> {
+        let known = self.shards.values_mut().find(|known| known.state == State::Ready)?;
+        known.state = State::Open;
+        let start = match self.start {
+            Start::Latest if !known.first => Start::TrimHorizon,
+            // A child's first records may be older than a time that its parent covered too.
+            start => start,
+        };
+        Some((known.shard.clone(), start))
+    }
+
+    fn add(&mut self, shard: &Shard, listed: bool, first: bool) {
+        let known = Known { shard: shard.clone(), state: State::Waiting, listed, first };
+        self.shards.insert(shard.id, known);
+    }
+
+    /// Adds a shard that may be new.
+    fn hear(&mut self, shard: &Shard) {
+        if self.shards.contains_key(&shard.id) || self.done.contains_key(&shard.id) {
+            return;
+        }
+        if self.is_past(shard) {
+            // It was dropped before the walk came to it, and whoever told of it lags.
+            self.done.insert(shard.id, shard.range);
+        } else {
+            self.add(shard, false, false);
+        }
+    }
+
+    /// Whether something that came from the shard was given out already.
+    fn is_past(&self, shard: &Shard) -> bool {
+        let after = (Excluded(shard.id), Unbounded);
+        let given = |known: &Known| known.state != State::Waiting;
+        let read = self.done.range(after).map(|(_, range)| range);
+        let reading = self.shards.range(after).map(|(_, known)| known).filter(|known| given(known));
+        read.chain(reading.map(|known| &known.shard.range)).any(|r| overlap(r, &shard.range))
+    }
+
+    /// Makes ready what nothing older holds back any more.
+    fn promote(&mut self) {
+        let is_free = |known: &Known| {
+            let parents = &known.shard.parents;
+            known.state == State::Waiting
+                && !parents.iter().any(|parent| self.shards.contains_key(parent))
+                && (known.listed || parents.iter().all(|parent| self.done.contains_key(parent)))
+                && !self
+                    .shards
+                    .range(..known.shard.id)
+                    .any(|(_, older)| overlap(&older.shard.range, &known.shard.range))
+        };
+        let free: Vec<ShardId> = self
+            .shards
+            .values()
+            .filter(|known| is_free(known))
+            .map(|known| known.shard.id)
+            .collect();
+        for shard in free {
+            if let Some(known) = self.shards.get_mut(&shard) {
+                known.state = State::Ready;
+            }
+        }
+    }
+}
+
+fn overlap(a: &HashKeyRange, b: &HashKeyRange) -> bool {
+    a.first <= b.last && b.first <= a.last
+}
+
+#[cfg(test)]
+mod tests;
