@@ -394,7 +394,6 @@ impl Streams for Fake {
                 gate.acquire().await.unwrap().forget();
             }
             let mut state = self.state.lock();
-            state.origins.extend(records.iter().map(|record| record.origin));
             state.entries += 1;
             let mut put = |record: Record| {
                 let shard = stream.map.owner(record.hash_key());

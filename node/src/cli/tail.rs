@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 use tristream_client::{Client, Consumer, End, Error, Event, Start, StreamDescription};
-use tristream_proto::domain::{Retry, SequenceNumber, Shard, ShardId, StoredRecord, StreamName};
+use tristream_proto::domain::{Retry, SequenceNumber, ShardId, StoredRecord, StreamName};
 
 use super::endpoints::{Endpoints, explain};
 use super::screen::{self, Colours, harmless};
