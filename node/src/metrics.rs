@@ -71,6 +71,8 @@ pub struct Metrics {
     ack_records: Counter,
     refusals: Family<Reason, Counter>,
     append_seconds: Histogram,
+    deduplicated_records: Counter,
+    forgotten_calls: Counter,
     read_records: Counter,
     read_bytes: Counter,
     fsyncs: Counter,
@@ -116,6 +118,8 @@ impl Metrics {
             ack_records: Counter::default(),
             refusals: Family::default(),
             append_seconds: latency(),
+            deduplicated_records: Counter::default(),
+            forgotten_calls: Counter::default(),
             read_records: Counter::default(),
             read_bytes: Counter::default(),
             fsyncs: Counter::default(),
@@ -164,6 +168,16 @@ impl Metrics {
             "Time from a put's arrival at the leader to its ack",
             Unit::Seconds,
             self.append_seconds.clone(),
+        );
+        r.register(
+            "deduplicated_records",
+            "Records that came in again, answered with the number they have",
+            self.deduplicated_records.clone(),
+        );
+        r.register(
+            "forgotten_calls",
+            "Calls that shards led here forgot before their ten minutes, for want of room",
+            self.forgotten_calls.clone(),
         );
         r.register("read_records", "Records given to readers", self.read_records.clone());
         r.register("read_bytes", "Bytes of data given to readers", self.read_bytes.clone());
@@ -248,6 +262,16 @@ impl Metrics {
     /// A put was refused or its outcome is unknown.
     pub fn observe_refusal(&self, reason: Refusal) {
         self.refusals.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Records that were stored before were answered with the numbers they have.
+    pub fn observe_deduplicated(&self, records: usize) {
+        self.deduplicated_records.inc_by(records as u64);
+    }
+
+    /// A shard led here forgot calls before their time.
+    pub fn observe_forgotten(&self, calls: u32) {
+        self.forgotten_calls.inc_by(u64::from(calls));
     }
 
     /// Records went to a reader.

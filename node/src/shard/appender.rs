@@ -1,14 +1,21 @@
 //! The owner of a shard's appends: gathers waiting puts into entries and proposes them in order.
 //!
 //! ```text
-//!  append() -> Queue --gather--> proposing (one) --placed--> flights (a few) --applied--> replies
-//!     \___ withdraws its put at the deadline: no effect; cannot any more: unknown
+//!  append() -> Queue --gather--> known? --new--> proposing (one) --placed--> flights (a few) --applied--> replies
+//!     \___ withdraws     |         |__ answered with the numbers it has
+//!                        |         '__ on its way: parked until that entry has ended
+//!  seal(), inherit() -> Steps: before the puts that wait; behind a seal nothing is proposed
 //! ```
 //!
 //! Invariant: an entry is proposed in the one term for which its stamp was chosen, after everything
-//! of earlier terms was applied here, so stamps never fall; entries are placed in the order in
-//! which they were gathered. A put is answered "no effect" only while it was never handed to Raft,
-//! or Raft says so. Must not know readers, streams, or what a record means.
+//! of earlier terms was applied here, so stamps never fall and no record is stored twice while it is
+//! remembered; entries are placed in the order in which they were gathered. A put is answered "no
+//! effect" only while it was never handed to Raft, or Raft says so. Must not know readers, streams,
+//! or what a record means.
+
+mod flight;
+mod owner;
+mod steps;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,24 +23,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout_at};
-use tristream_proto::domain::{
-    Batch, NodeId, Record, RecordPosition, SequenceNumber, Shard, Timestamp,
-};
+use tokio::time::{Instant, timeout_at};
+use tristream_proto::domain::{NodeId, Record, SequenceNumber, Timestamp};
 
-use super::machine::{Appended, ShardMachine};
+use self::flight::Known;
+use self::owner::Owner;
+use self::steps::{Step, Steps};
+use super::machine::{self, Closed, Outcome, ShardMachine};
 use super::queue::{Put, Queue};
-use super::{AppendError, Placed, command};
+use super::{AppendError, Inherited, Sealed};
 use crate::clock::Clock;
-use crate::log::EntryId;
 use crate::metrics::Metrics;
 use crate::raft::{Group, Leadership, Proposal, ProposeError};
 
-/// Entries of one shard on their way at a time: enough to keep the log and the wire busy.
-const FLIGHTS_MAX: usize = 4;
 /// While puts wait, how often is looked whether a majority still answers.
 const TOUCH_INTERVAL: Duration = Duration::from_millis(100);
 const QUEUE_NAME: &str = "shard_waiting_bytes";
@@ -45,9 +49,15 @@ pub(super) trait Target: Send + Sync + 'static {
         &self,
         command: Bytes,
         term: u64,
-    ) -> BoxFuture<'static, Result<Proposal<Appended>, ProposeError>>;
-    /// Stamp of the newest applied record; zero before the first.
-    fn newest_arrival(&self) -> Timestamp;
+    ) -> BoxFuture<'static, Result<Proposal<machine::Reply>, ProposeError>>;
+    /// No stamp to come may be below this.
+    fn last_arrival(&self) -> Timestamp;
+    /// Why the shard takes no records, when it takes none.
+    fn closed(&self) -> Option<Closed>;
+    /// How the shard ended, once it has.
+    fn sealed(&self) -> Option<Sealed>;
+    /// The numbers of those records that are remembered; `None` when none is.
+    fn known(&self, records: &[Record]) -> Known;
     /// Who leads.
     fn watch_leader(&self) -> watch::Receiver<Leadership>;
     /// See [`Group::in_touch`].
@@ -59,13 +69,25 @@ impl Target for Group<ShardMachine> {
         &self,
         command: Bytes,
         term: u64,
-    ) -> BoxFuture<'static, Result<Proposal<Appended>, ProposeError>> {
+    ) -> BoxFuture<'static, Result<Proposal<machine::Reply>, ProposeError>> {
         let group = self.clone();
         Box::pin(async move { Group::propose(&group, command, Some(term)).await })
     }
 
-    fn newest_arrival(&self) -> Timestamp {
-        self.inspect(ShardMachine::newest_arrival).unwrap_or_default()
+    fn last_arrival(&self) -> Timestamp {
+        self.inspect(ShardMachine::last_arrival)
+    }
+
+    fn closed(&self) -> Option<Closed> {
+        self.inspect(ShardMachine::closed)
+    }
+
+    fn sealed(&self) -> Option<Sealed> {
+        self.inspect(ShardMachine::sealed)
+    }
+
+    fn known(&self, records: &[Record]) -> Known {
+        self.inspect(|machine| known(machine, records))
     }
 
     fn watch_leader(&self) -> watch::Receiver<Leadership> {
@@ -75,6 +97,12 @@ impl Target for Group<ShardMachine> {
     fn in_touch(&self) -> bool {
         Group::in_touch(self)
     }
+}
+
+fn known(machine: &ShardMachine, records: &[Record]) -> Known {
+    let number = |record: &Record| record.origin.and_then(|origin| machine.find(origin));
+    let first = records.iter().position(|record| number(record).is_some())?;
+    Some((0..).zip(records).map(|(at, r)| if at < first { None } else { number(r) }).collect())
 }
 
 /// Bytes that wait at all shards of a node, as a metric.
@@ -96,14 +124,14 @@ impl Depth {
     }
 }
 
-type Answer = Result<Placed, AppendError>;
+/// A number per record, in the order in which they were given.
+type Answer = Result<Vec<SequenceNumber>, AppendError>;
 type Reply = oneshot::Sender<Answer>;
-/// An entry and what Raft will say of it.
-type OnItsWay<T> = BoxFuture<'static, (Flight, Result<T, ProposeError>)>;
 
-/// The queue, between those who append and the owner task.
+/// What waits, between those who ask and the owner task.
 struct Inbox {
     queue: Mutex<Queue<Reply>>,
+    steps: Mutex<Steps>,
     arrived: Notify,
     depth: Arc<Depth>,
 }
@@ -120,6 +148,43 @@ impl Inbox {
             self.depth.moved(before, after);
         }
         result
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.queue.lock().is_waiting() || self.steps.lock().is_waiting()
+    }
+
+    /// Ends everything that waits, without effect.
+    fn refuse_all(&self, error: &AppendError) {
+        self.refuse_puts(error);
+        for waiting in self.steps.lock().drain() {
+            let _ = waiting.reply.send(Err(error.clone()));
+        }
+    }
+
+    fn refuse_puts(&self, error: &AppendError) {
+        answer(self.with(Queue::drain), error);
+    }
+
+    /// Ends a put that has left the queue.
+    fn refuse(&self, put: Put<Reply>, error: AppendError) {
+        self.with(|queue| queue.settle(put.cost_bytes()));
+        let _ = put.reply.send(Err(error));
+    }
+
+    /// A put that was gathered waits again, unless its caller went away.
+    fn put_back(&self, put: Put<Reply>) {
+        self.with(|queue| match put.reply.is_closed() {
+            true => queue.settle(put.cost_bytes()),
+            false => queue.put_back(put),
+        });
+    }
+
+    /// Answers a gathered put all of whose records were stored before.
+    fn answer_known(&self, put: Put<Reply>, known: Known) {
+        self.with(|queue| queue.settle(put.cost_bytes()));
+        self.depth.metrics.observe_deduplicated(put.records.len());
+        let _ = put.reply.send(Ok(known.into_iter().flatten().flatten().collect()));
     }
 }
 
@@ -142,34 +207,51 @@ impl Appender {
     /// The handle, and the owner's work, which the caller spawns.
     pub(super) fn new(
         target: impl Target,
-        shard: &Shard,
         me: NodeId,
         clock: Arc<dyn Clock>,
         depth: Arc<Depth>,
     ) -> (Appender, impl Future<Output = ()> + Send + 'static) {
-        let inbox =
-            Arc::new(Inbox { queue: Mutex::new(Queue::new()), arrived: Notify::new(), depth });
+        let (queue, steps) = (Mutex::new(Queue::new()), Mutex::default());
+        let inbox = Arc::new(Inbox { queue, steps, arrived: Notify::new(), depth });
         let leader = target.watch_leader();
         let target: Arc<dyn Target> = Arc::new(target);
-        let appender =
-            Appender { inbox: inbox.clone(), leader: leader.clone(), target: target.clone(), me };
-        let owner = Owner {
-            inbox,
-            leader,
-            me,
-            clock,
-            target,
-            first: shard.starting_sequence_number(),
-            stamps: None,
-            proposing: None,
-            flights: FuturesUnordered::new(),
-        };
-        (appender, owner.run())
+        let owner = Owner::new(inbox.clone(), target.clone(), me, clock);
+        (Appender { inbox, leader, target, me }, owner.run())
     }
 
-    /// Stores `records` in one entry. A caller that goes away takes a waiting put with it, but
-    /// never one that is on its way.
+    /// Stores `records` in one entry, but for those that are remembered. A caller that goes away takes a
+    /// waiting put with it, but never one that is on its way, itself or by an earlier attempt.
     pub(super) async fn append(&self, records: Vec<Record>, deadline: Instant) -> Answer {
+        self.check_leads()?;
+        let (reply, answer) = oneshot::channel();
+        let id = self.inbox.with(|queue| queue.admit(records, deadline, reply))?;
+        let waiting = Waiting { withdraw: || self.inbox.with(|q| q.withdraw(id)).is_some() };
+        self.inbox.arrived.notify_one();
+        waiting.outcome(answer, deadline).await
+    }
+
+    /// Seals the shard, which may have been.
+    pub(super) async fn seal(&self, deadline: Instant) -> Result<Sealed, AppendError> {
+        match self.step(Step::Seal, deadline).await? {
+            Outcome::Sealed(sealed) => Ok(sealed),
+            other => Err(AppendError::Unknown(format!("a seal was answered with {other:?}"))),
+        }
+    }
+
+    /// Proposes an inherit command.
+    pub(super) async fn inherit(
+        &self,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<Inherited, AppendError> {
+        match self.step(Step::Inherit(command), deadline).await? {
+            Outcome::Inherited(inherited) => Ok(inherited),
+            other => Err(AppendError::Unknown(format!("inherit was answered with {other:?}"))),
+        }
+    }
+
+    /// That this node leads and a majority answers it.
+    pub(super) fn check_leads(&self) -> Result<(), AppendError> {
         let leader = self.leader.borrow().leader;
         if leader != Some(self.me) {
             return Err(AppendError::NotLeader { leader });
@@ -177,15 +259,36 @@ impl Appender {
         if !self.target.in_touch() {
             return Err(out_of_touch());
         }
-        let (reply, mut answer) = oneshot::channel();
-        let id = self.inbox.with(|queue| queue.admit(records, deadline, reply))?;
-        let waiting = Waiting { inbox: &self.inbox, id };
+        Ok(())
+    }
+
+    async fn step(&self, step: Step, deadline: Instant) -> Result<Outcome, AppendError> {
+        self.check_leads()?;
+        let (reply, answer) = oneshot::channel();
+        let id = self.inbox.steps.lock().admit(step, deadline, reply)?;
+        let waiting = Waiting { withdraw: || self.inbox.steps.lock().withdraw(id) };
         self.inbox.arrived.notify_one();
+        waiting.outcome(answer, deadline).await
+    }
+}
+
+/// Something whose caller waits. `withdraw` says whether it was still in its queue, where it had no
+/// effect and now never will.
+struct Waiting<F: Fn() -> bool> {
+    withdraw: F,
+}
+
+impl<F: Fn() -> bool> Waiting<F> {
+    async fn outcome<T>(
+        &self,
+        mut answer: oneshot::Receiver<Result<T, AppendError>>,
+        deadline: Instant,
+    ) -> Result<T, AppendError> {
         if let Ok(Ok(answer)) = timeout_at(deadline, &mut answer).await {
             return answer;
         }
-        if waiting.withdraw() {
-            return Err(AppendError::Unavailable("no entry took it in time".to_owned()));
+        if (self.withdraw)() {
+            return Err(too_late());
         }
         // It left the queue: with an answer that comes just now, or into an entry.
         answer.try_recv().unwrap_or_else(|_| {
@@ -194,203 +297,14 @@ impl Appender {
     }
 }
 
-/// A put whose caller waits.
-struct Waiting<'a> {
-    inbox: &'a Inbox,
-    id: u64,
-}
-
-impl Waiting<'_> {
-    /// Whether the put was still in the queue, where it had no effect and now never will.
-    fn withdraw(&self) -> bool {
-        self.inbox.with(|queue| queue.withdraw(self.id)).is_some()
-    }
-}
-
-impl Drop for Waiting<'_> {
+impl<F: Fn() -> bool> Drop for Waiting<F> {
     fn drop(&mut self) {
-        self.withdraw();
+        (self.withdraw)();
     }
 }
 
-/// The stamps of one term of this leader.
-#[derive(Clone, Copy, Debug)]
-struct Stamps {
-    term: u64,
-    last: Timestamp,
-}
-
-impl Stamps {
-    fn next(&mut self, now: Timestamp) -> Timestamp {
-        self.last = self.last.max(now);
-        self.last
-    }
-}
-
-/// An entry on its way.
-struct Flight {
-    puts: Vec<(u32, Reply)>,
-    arrival: Timestamp,
-    count: u32,
-    cost_bytes: usize,
-}
-
-impl Flight {
-    /// Makes an entry of gathered puts.
-    fn load(puts: Vec<Put<Reply>>, arrival: Timestamp) -> (Flight, Bytes) {
-        let cost_bytes = puts.iter().map(Put::cost_bytes).sum();
-        let mut batch = Batch { arrival, records: vec![] };
-        let mut flight = Flight { puts: vec![], arrival, count: 0, cost_bytes };
-        for put in puts {
-            let count = put.records.len() as u32;
-            flight.puts.push((count, put.reply));
-            flight.count += count;
-            batch.records.extend(put.records);
-        }
-        (flight, command::append(&batch))
-    }
-}
-
-enum Event {
-    Placed(Flight, Result<Proposal<Appended>, ProposeError>),
-    Landed(Flight, Result<(EntryId, Appended), ProposeError>),
-    LeaderChanged,
-    GroupClosed,
-    Arrived,
-    Looked,
-}
-
-struct Owner {
-    inbox: Arc<Inbox>,
-    leader: watch::Receiver<Leadership>,
-    me: NodeId,
-    clock: Arc<dyn Clock>,
-    target: Arc<dyn Target>,
-    /// The shard's starting number: all others differ in counter and record second.
-    first: SequenceNumber,
-    stamps: Option<Stamps>,
-    proposing: Option<OnItsWay<Proposal<Appended>>>,
-    flights: FuturesUnordered<OnItsWay<(EntryId, Appended)>>,
-}
-
-impl Owner {
-    async fn run(mut self) {
-        loop {
-            self.propose_next();
-            match self.next_event().await {
-                Event::Placed(flight, Ok(proposal)) => {
-                    let landing = async move { (flight, proposal.await) };
-                    self.flights.push(Box::pin(landing));
-                }
-                Event::Placed(flight, Err(error)) | Event::Landed(flight, Err(error)) => {
-                    self.settle(flight, |_| Err(error.clone().into()));
-                }
-                Event::Landed(flight, Ok((id, appended))) => self.landed(flight, id, appended),
-                Event::LeaderChanged | Event::Arrived | Event::Looked => {}
-                Event::GroupClosed => return,
-            }
-        }
-    }
-
-    async fn next_event(&mut self) -> Event {
-        let Owner { inbox, leader, proposing, flights, .. } = self;
-        let somebody_waits = inbox.with(|queue| queue.is_waiting());
-        let placed = async {
-            match proposing {
-                Some(placing) => {
-                    let (flight, result) = placing.await;
-                    *proposing = None;
-                    Event::Placed(flight, result)
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            placed = placed => placed,
-            Some((flight, result)) = flights.next() => Event::Landed(flight, result),
-            changed = leader.changed() => match changed {
-                Ok(()) => Event::LeaderChanged,
-                Err(_) => Event::GroupClosed,
-            },
-            () = inbox.arrived.notified() => Event::Arrived,
-            () = sleep(TOUCH_INTERVAL), if somebody_waits => Event::Looked,
-        }
-    }
-
-    /// Hands the next entry to Raft when this node leads and there is room on the way.
-    fn propose_next(&mut self) {
-        let leadership = *self.leader.borrow_and_update();
-        if leadership.leader != Some(self.me) {
-            let leader = leadership.leader;
-            let puts = self.inbox.with(Queue::drain);
-            answer(puts, &AppendError::NotLeader { leader });
-            return;
-        }
-        // A leader that lost its majority may still be reached by clients. Its entries on their way may
-        // stay there for ever, so what waits behind them is sent elsewhere while there is time.
-        if !self.target.in_touch() {
-            answer(self.inbox.with(Queue::drain), &out_of_touch());
-            return;
-        }
-        // Until the terms before are applied here, the last stamp is not known: puts wait, up to
-        // their deadlines.
-        let has_room = self.proposing.is_none() && self.flights.len() < FLIGHTS_MAX;
-        if !leadership.ready_here || !has_room {
-            return;
-        }
-        let gathered = self.inbox.with(|queue| queue.gather(Instant::now()));
-        answer(gathered.expired, &AppendError::Unavailable("no entry took it in time".to_owned()));
-        if gathered.puts.is_empty() {
-            return;
-        }
-        let (arrival, term) = (self.stamp(leadership.term), leadership.term);
-        let (flight, command) = Flight::load(gathered.puts, arrival);
-        let placing = self.target.propose(command, term);
-        self.proposing = Some(Box::pin(async move { (flight, placing.await) }));
-    }
-
-    fn stamp(&mut self, term: u64) -> Timestamp {
-        let stamps = match &mut self.stamps {
-            Some(stamps) if stamps.term == term => stamps,
-            other => other.insert(Stamps { term, last: self.target.newest_arrival() }),
-        };
-        stamps.next(self.clock.now())
-    }
-
-    fn landed(&self, flight: Flight, id: EntryId, appended: Appended) {
-        let expected = Appended { index: id.index, arrival: flight.arrival, count: flight.count };
-        assert_eq!(appended, expected, "a proposal was answered with another's outcome");
-        let place = RecordPosition { index: appended.index, position: 0 };
-        let first = SequenceNumber {
-            counter: place.counter(),
-            record_second: appended.arrival.seconds(),
-            ..self.first
-        };
-        let mut next = first;
-        self.settle(flight, |count| {
-            let placed = Placed { first: next, count };
-            next.counter += u64::from(count);
-            Ok(placed)
-        });
-    }
-
-    /// Answers all puts of an entry, in order, and frees their room.
-    fn settle(&self, flight: Flight, mut answer: impl FnMut(u32) -> Answer) {
-        self.inbox.with(|queue| queue.settle(flight.cost_bytes));
-        for (count, reply) in flight.puts {
-            // Nobody hears it when the caller went away.
-            let _ = reply.send(answer(count));
-        }
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        // Puts on their way end as unknown when their replies are dropped; these had no effect.
-        let puts = self.inbox.with(Queue::close);
-        answer(puts, &AppendError::Unavailable("the shard is closing".to_owned()));
-    }
+fn too_late() -> AppendError {
+    AppendError::Unavailable("no entry took it in time".to_owned())
 }
 
 fn out_of_touch() -> AppendError {

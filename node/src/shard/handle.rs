@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -14,8 +15,11 @@ use tristream_proto::domain::{ReadFrom, Record, RecordPosition, SequenceNumber, 
 
 use super::appender::Appender;
 use super::machine::ShardMachine;
-use super::reader::{self, Entries};
-use super::{AppendError, Inheritance, Inherited, Page, ReadError, Rounds, Sealed, WindowPart};
+use super::reader::{self, Entries, Extent};
+use super::window::Rows;
+use super::{
+    AppendError, Inheritance, Inherited, Page, ReadError, Rounds, Sealed, WindowPart, command,
+};
 use crate::log::Entry;
 use crate::metrics::{Metrics, Refusal};
 use crate::raft::{Group, Leadership, Status};
@@ -52,7 +56,8 @@ impl Handle {
         Handle { inner: Arc::new(inner) }
     }
 
-    /// The shard as the metadata describe it.
+    /// The shard as the metadata described it when it was opened here. A child was not published then:
+    /// for its creation second see [`Handle::creation_second`].
     pub fn shard(&self) -> &Shard {
         &self.inner.shard
     }
@@ -80,32 +85,68 @@ impl Handle {
                 }
             }
         }
-        result.map(|placed| placed.numbers().collect())
+        result
     }
 
     /// What the shard remembers of calls, from entries behind `after`, by what is applied here. The
     /// part is bounded in bytes; `more` says that another follows. Leader only.
-    pub async fn window(&self, _after: u64) -> Result<WindowPart, AppendError> {
-        Err(AppendError::Unavailable("not built yet".to_owned()))
+    pub async fn window(&self, after: u64) -> Result<WindowPart, AppendError> {
+        self.inner.appender.check_leads()?;
+        Ok(self.inner.group.inspect(|machine| machine.window(after)))
     }
 
     /// Seals the shard: an entry after which it takes no records. Harmless when it is sealed. With the
     /// window behind `after`. Leader only.
     pub async fn seal(
         &self,
-        _after: u64,
-        _deadline: Duration,
+        after: u64,
+        deadline: Duration,
     ) -> Result<(Sealed, WindowPart), AppendError> {
-        Err(AppendError::Unavailable("not built yet".to_owned()))
+        let sealed = self.inner.appender.seal(Instant::now() + deadline).await?;
+        Ok((sealed, self.inner.group.inspect(|machine| machine.window(after))))
     }
 
     /// Gives a child what its parents hand over. Parts it has are skipped. Leader only.
     pub async fn inherit(
         &self,
-        _inheritance: Inheritance,
-        _deadline: Duration,
+        inheritance: Inheritance,
+        deadline: Duration,
     ) -> Result<Inherited, AppendError> {
-        Err(AppendError::Unavailable("not built yet".to_owned()))
+        let until = Instant::now() + deadline;
+        let appender = &self.inner.appender;
+        appender.check_leads()?;
+        let mut inherited = self.inner.group.inspect(ShardMachine::inherited);
+        for command in commands(&inheritance)? {
+            if inherited.opened {
+                break;
+            }
+            inherited = appender.inherit(command, until).await?;
+        }
+        Ok(inherited)
+    }
+
+    /// Forgets the window, which takes memory and checkpoints: of a shard whose children have opened,
+    /// that is, which the view shows closed. Does nothing while the shard is not sealed here. Whoever
+    /// asks for its window afterwards is told that there is none.
+    pub fn retire(&self) {
+        self.inner.group.amend(ShardMachine::retire);
+    }
+
+    /// Leading field of the shard's sequence numbers, as its own log says; `None` while a child waits
+    /// for its opening.
+    pub fn creation_second(&self) -> Option<u64> {
+        let opened = self.inner.group.inspect(ShardMachine::opened);
+        opened.map(|opened| opened.creation_second)
+    }
+
+    /// Records stored since the shard's beginning, as far as applied here.
+    pub fn records(&self) -> u64 {
+        self.inner.group.inspect(ShardMachine::records)
+    }
+
+    /// Number of the newest record applied here; `None` before the first.
+    pub fn last_sequence_number(&self) -> Option<SequenceNumber> {
+        self.inner.group.inspect(ShardMachine::last_sequence_number)
     }
 
     /// Committed records from `from` on, as far as this replica knows them: at most `count_max`
@@ -116,12 +157,12 @@ impl Handle {
         count_max: usize,
         bytes_max: usize,
     ) -> Result<Page, ReadError> {
-        let Inner { group, shard, metrics, .. } = &*self.inner;
-        let applied = self.applied();
+        let Inner { group, metrics, .. } = &*self.inner;
+        let extent = self.extent();
         // Whoever asks: nobody gets more than one answer of the door may hold.
         let (count_max, bytes_max) =
             (count_max.min(GET_RECORDS_COUNT_MAX), bytes_max.min(GET_RECORDS_BYTES_MAX));
-        let mut page = reader::page(group, shard, applied, from, count_max, bytes_max).await?;
+        let mut page = reader::page(group, &extent, from, count_max, bytes_max).await?;
         page.newest_arrival = group.inspect(ShardMachine::newest_arrival);
         let bytes = page.records.iter().map(|record| record.data.len()).sum();
         metrics.observe_read(page.records.len(), bytes);
@@ -130,12 +171,12 @@ impl Handle {
 
     /// The position at which a read of `from` begins, by what this replica knows to be committed.
     pub async fn seek(&self, from: ReadFrom) -> Result<RecordPosition, ReadError> {
-        let applied = self.applied();
+        let extent = self.extent();
         match from {
             ReadFrom::TrimHorizon => Ok(RecordPosition::default()),
             ReadFrom::At(position) => Ok(position),
-            ReadFrom::Latest => Ok(RecordPosition { index: reader::after(applied), position: 0 }),
-            ReadFrom::Time(time) => reader::seek_time(&self.inner.group, applied, time).await,
+            ReadFrom::Latest => Ok(RecordPosition { index: extent.end(), position: 0 }),
+            ReadFrom::Time(time) => reader::seek_time(&self.inner.group, &extent, time).await,
         }
     }
 
@@ -176,8 +217,19 @@ impl Handle {
         self.inner.closing.cancel();
     }
 
-    fn applied(&self) -> Option<u64> {
-        *self.inner.applied.borrow()
+    fn extent(&self) -> Extent {
+        // Before the machine is asked: a seal that was applied in between then lies behind, and what
+        // lies behind a seal is never taken for records.
+        let applied = *self.inner.applied.borrow();
+        let (opened, sealed) =
+            self.inner.group.inspect(|machine| (machine.opened(), machine.sealed()));
+        let creation_second = opened.map_or(0, |opened| opened.creation_second);
+        Extent {
+            first: SequenceNumber::start_of(self.inner.shard.id, creation_second),
+            begin: opened.map(|opened| opened.index),
+            applied,
+            seal: sealed.map(|sealed| sealed.end),
+        }
     }
 }
 
@@ -185,6 +237,23 @@ impl Entries for Group<ShardMachine> {
     async fn read(&self, from: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         Group::read(self, from, bytes_max).await
     }
+}
+
+/// The inherit commands that hand this over: one per part, the last with the opening, so that each fits
+/// into an entry. Nothing that a replica could not read is let into the log.
+fn commands(inheritance: &Inheritance) -> Result<Vec<Bytes>, AppendError> {
+    let invalid = |error: &dyn std::fmt::Display| AppendError::Invalid(error.to_string());
+    for part in &inheritance.parts {
+        Rows::decode(&part.rows).map_err(|error| invalid(&error))?;
+    }
+    let last = inheritance.parts.len().saturating_sub(1);
+    let parts = inheritance.parts.chunks(1).enumerate().map(|(at, part)| {
+        let opening = inheritance.opening.as_ref().filter(|_| at == last);
+        command::inherit(part, opening)
+    });
+    let alone = inheritance.opening.as_ref().filter(|_| inheritance.parts.is_empty());
+    let alone = alone.map(|opening| command::inherit(&[], Some(opening)));
+    parts.chain(alone).collect::<Result<_, _>>().map_err(|error| invalid(&error))
 }
 
 fn reason(error: &AppendError) -> Option<Refusal> {

@@ -1,46 +1,198 @@
-//! The replicated state of a shard: counters only, for the records stay in the log.
+//! The replicated state of a shard: counters, how it began and ended, and what it remembers of calls;
+//! the records stay in the log.
 //!
-//! Invariant: indexes rise and arrivals never fall; the state is a function of the applied entries.
-//! Pure: no clock, no randomness, no I/O. Must not know who proposed, or who reads.
+//! ```text
+//!  no parents: ------------------> open --Seal--> sealed
+//!  a child:    waiting --Inherit--> open --Seal--> sealed
+//! ```
+//!
+//! Invariant: indexes rise and arrivals never fall; records are stored only while the shard is open,
+//! whatever its log holds; the state is a function of the applied entries. Pure: no clock, no
+//! randomness, no I/O. Must not know who proposed, or who reads.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tristream_proto::domain::{NodeId, Timestamp};
+mod checkpoint;
+
+use bytes::Bytes;
+use tristream_proto::domain::{Origin, RecordPosition, SequenceNumber, Shard, ShardId, Timestamp};
 
 use super::command::{self, Outline};
+use super::window::{Rows, Window};
+use super::{AppendError, Inherited, Opening, Sealed, WindowPart};
 use crate::log::EntryId;
 use crate::raft::{Machine, MachineError};
 
-const CHECKPOINT_FORMAT: u8 = 1;
-const CHECKPOINT_BYTES: usize = 1 + 3 * 8 + 1 + 3 * 8;
+/// The least bytes of commands between two checkpoints.
+const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
+/// Log written between two checkpoints, as a multiple of the window, which is most of a checkpoint.
+/// With 8, checkpoints add at most an eighth to what is written, also when the window is full (8 MiB); a
+/// start then applies at most 64 MiB again, which is little beside the log that it reads anyway.
+const LOG_PER_WINDOW: u64 = 8;
 
 /// An append was applied: what its proposer tells the producers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Appended {
-    /// Index of the entry.
-    pub(super) index: u64,
+    /// Number of the first record; the others follow.
+    pub(super) first: SequenceNumber,
     /// The stamp of all its records.
     pub(super) arrival: Timestamp,
     /// How many records it holds.
     pub(super) count: u32,
 }
 
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Records were stored.
+    Appended(Appended),
+    /// The shard is sealed, by this command or an earlier one.
+    Sealed(Sealed),
+    /// What a child has now.
+    Inherited(Inherited),
+    /// Nothing: the shard was not open.
+    NoEffect(Closed),
+}
+
+/// What a command did, and what it cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) outcome: Outcome,
+    /// Calls that were forgotten before their time.
+    pub(super) forgotten: u32,
+}
+
+/// Why a shard takes no records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// A child whose parents have not handed over.
+    Waiting,
+    /// Its children take them.
+    Sealed,
+}
+
+impl From<Closed> for AppendError {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Waiting => {
+                AppendError::Unavailable("the shard waits for its parents".to_owned())
+            }
+            Closed::Sealed => AppendError::Sealed,
+        }
+    }
+}
+
+/// How a shard began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// The leading field of its sequence numbers.
+    pub(super) creation_second: u64,
+    /// No record lies before this entry.
+    pub(super) index: u64,
+}
+
 /// The state.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ShardMachine {
+    shard: ShardId,
     /// Records stored since the shard's beginning.
     records: u64,
     /// Bytes of append commands since the shard's beginning.
     bytes: u64,
-    /// Stamp of the newest record; zero before the first.
+    /// Stamp of the newest record, of the parents' newest before that; zero before any.
     last_arrival: Timestamp,
+    /// The newest append since this is kept.
+    newest: Option<Appended>,
     /// The newest applied entry.
     applied: Option<EntryId>,
+    /// `None` while the shard waits for its parents.
+    opened: Option<Opened>,
+    /// Of each parent, the entry up to which its window is here.
+    parents: Vec<(ShardId, u64)>,
+    sealed: Option<Sealed>,
+    window: Window,
 }
 
 impl ShardMachine {
+    /// The state of a shard before its first entry. One with parents waits for its opening.
+    pub(super) fn new(shard: &Shard) -> ShardMachine {
+        let root = Opened { creation_second: shard.creation_second, index: 0 };
+        ShardMachine {
+            shard: shard.id,
+            records: 0,
+            bytes: 0,
+            last_arrival: Timestamp::default(),
+            newest: None,
+            applied: None,
+            opened: shard.parents.is_empty().then_some(root),
+            parents: shard.parents.iter().map(|&parent| (parent, 0)).collect(),
+            sealed: None,
+            window: Window::default(),
+        }
+    }
+
     /// Stamp of the newest applied record.
     pub(super) fn newest_arrival(&self) -> Option<Timestamp> {
         (self.records > 0).then_some(self.last_arrival)
+    }
+
+    /// No stamp to come may be below this.
+    pub(super) fn last_arrival(&self) -> Timestamp {
+        self.last_arrival
+    }
+
+    /// Records stored since the shard's beginning.
+    pub(super) fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Number of the newest record.
+    pub(super) fn last_sequence_number(&self) -> Option<SequenceNumber> {
+        let Appended { first, count, .. } = self.newest?;
+        Some(SequenceNumber { counter: first.counter + u64::from(count) - 1, ..first })
+    }
+
+    /// How the shard began; `None` while it waits for its parents.
+    pub(super) fn opened(&self) -> Option<Opened> {
+        self.opened
+    }
+
+    /// How the shard ended, once it has.
+    pub(super) fn sealed(&self) -> Option<Sealed> {
+        self.sealed
+    }
+
+    /// Why the shard takes no records, when it takes none.
+    pub(super) fn closed(&self) -> Option<Closed> {
+        match (self.opened, self.sealed) {
+            (None, _) => Some(Closed::Waiting),
+            (_, Some(_)) => Some(Closed::Sealed),
+            _ => None,
+        }
+    }
+
+    /// How far a child is.
+    pub(super) fn inherited(&self) -> Inherited {
+        Inherited { opened: self.opened.is_some(), upto: self.parents.clone() }
+    }
+
+    /// The number of the record that came from `origin`, while it is remembered.
+    pub(super) fn find(&self, origin: Origin) -> Option<SequenceNumber> {
+        self.window.find(origin)
+    }
+
+    /// What is remembered from entries behind `after`, bounded in bytes.
+    pub(super) fn window(&self, after: u64) -> WindowPart {
+        let (rows, cut) = self.window.part(after);
+        let applied = self.applied.map_or(0, |applied| applied.index);
+        let upto = cut.unwrap_or(applied).max(after);
+        WindowPart { parent: self.shard, after, upto, rows, more: cut.is_some() }
+    }
+
+    /// Drops the window of a sealed shard. No entry to come depends on it, so replicas may do this each
+    /// at their time; but whoever asks for the window afterwards gets none.
+    pub(super) fn retire(&mut self) {
+        if self.sealed.is_some() {
+            self.window = Window::default();
+        }
     }
 
     fn step(&mut self, at: EntryId) {
@@ -48,149 +200,121 @@ impl ShardMachine {
         assert!(rises, "entry {at:?} applied after {:?}", self.applied);
         self.applied = Some(at);
     }
-}
 
-impl Machine for ShardMachine {
-    type Reply = Appended;
-
-    fn apply(&mut self, at: EntryId, command: &Bytes) -> Result<Appended, MachineError> {
-        let outline = command::outline(command).map_err(|e| MachineError(e.to_string()))?;
-        let Outline::Append { arrival, count } = outline;
+    fn append(
+        &mut self,
+        at: EntryId,
+        opened: Opened,
+        (arrival, count): (Timestamp, u32),
+        command: &Bytes,
+    ) -> Result<Appended, MachineError> {
+        let runs = command::calls(command).map_err(damaged)?;
         let last = self.last_arrival;
         assert!(arrival >= last, "arrival went back from {last} to {arrival} at {at:?}");
-        self.step(at);
+        let first = SequenceNumber {
+            creation_second: opened.creation_second,
+            shard: self.shard,
+            counter: RecordPosition { index: at.index, position: 0 }.counter(),
+            record_second: arrival.seconds(),
+        };
+        let appended = Appended { first, arrival, count };
         self.records += u64::from(count);
         self.bytes += command.len() as u64;
         self.last_arrival = arrival;
-        Ok(Appended { index: at.index, arrival, count })
+        self.newest = Some(appended);
+        self.window.store(first, arrival, runs);
+        Ok(appended)
+    }
+
+    fn seal(&mut self, at: EntryId, opened: Opened, stamp: Timestamp) -> Sealed {
+        let last_arrival = self.last_arrival;
+        let latest = stamp.seconds().max(last_arrival.seconds()).max(opened.creation_second);
+        *self.sealed.get_or_insert(Sealed { closed_second: latest, last_arrival, end: at.index })
+    }
+
+    fn inherit(&mut self, at: EntryId, command: &Bytes) -> Result<Inherited, MachineError> {
+        let (parts, opening) = command::inheritance(command).map_err(damaged)?;
+        let parts: Vec<(WindowPart, Rows)> = parts
+            .into_iter()
+            .map(|part| Rows::decode(&part.rows).map(|rows| (part, rows)).map_err(damaged))
+            .collect::<Result<_, _>>()?;
+        if self.opened.is_none() {
+            for (part, rows) in parts {
+                self.take_part(at, &part, rows);
+            }
+            if let Some(opening) = opening {
+                self.open(at, &opening);
+            }
+        }
+        Ok(self.inherited())
+    }
+
+    /// A part that leaves a gap is not taken, nor one that brings nothing new.
+    fn take_part(&mut self, at: EntryId, part: &WindowPart, rows: Rows) {
+        let parent = self.parents.iter_mut().find(|(parent, _)| *parent == part.parent);
+        if let Some((_, upto)) = parent
+            && (part.after..part.upto).contains(upto)
+        {
+            *upto = part.upto;
+            self.window.absorb(rows, at.index);
+        }
+    }
+
+    /// Opens the child if it has the windows of all its parents up to their ends.
+    fn open(&mut self, at: EntryId, opening: &Opening) {
+        let is_whole = self.parents.iter().all(|(parent, upto)| {
+            opening.parents.iter().any(|(other, end)| parent == other && upto >= end)
+        });
+        if is_whole {
+            let creation_second = opening.creation_second;
+            self.opened = Some(Opened { creation_second, index: at.index });
+            self.last_arrival = self.last_arrival.max(opening.last_arrival);
+        }
+    }
+}
+
+impl Machine for ShardMachine {
+    type Reply = Reply;
+
+    fn apply(&mut self, at: EntryId, command: &Bytes) -> Result<Reply, MachineError> {
+        let outline = command::outline(command).map_err(damaged)?;
+        let closed = self.closed();
+        let outcome = match (outline, self.opened) {
+            (Outline::Append { arrival, count }, Some(opened)) if closed.is_none() => {
+                Outcome::Appended(self.append(at, opened, (arrival, count), command)?)
+            }
+            (Outline::Append { .. }, _) => Outcome::NoEffect(closed.unwrap_or(Closed::Waiting)),
+            (Outline::Seal { stamp }, Some(opened)) => {
+                Outcome::Sealed(self.seal(at, opened, stamp))
+            }
+            (Outline::Seal { .. }, None) => Outcome::NoEffect(Closed::Waiting),
+            (Outline::Inherit, _) => Outcome::Inherited(self.inherit(at, command)?),
+        };
+        self.step(at);
+        Ok(Reply { outcome, forgotten: self.window.evict(self.last_arrival) })
     }
 
     fn advance(&mut self, at: EntryId) {
         self.step(at);
     }
 
-    /// `format u8 | records u64 | bytes u64 | last arrival u64 | has applied u8 | term, node, index
-    /// u64`, little endian.
     fn checkpoint(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(CHECKPOINT_BYTES);
-        out.put_u8(CHECKPOINT_FORMAT);
-        out.put_u64_le(self.records);
-        out.put_u64_le(self.bytes);
-        out.put_u64_le(self.last_arrival.0);
-        let applied = self.applied.unwrap_or_default();
-        out.put_u8(self.applied.is_some().into());
-        out.put_u64_le(applied.term);
-        out.put_u64_le(applied.node.0);
-        out.put_u64_le(applied.index);
-        out.freeze()
+        checkpoint::encode(self)
     }
 
-    fn restore(&mut self, mut from: Bytes) -> Result<(), MachineError> {
-        if from.first() != Some(&CHECKPOINT_FORMAT) || from.len() != CHECKPOINT_BYTES {
-            return Err(MachineError(format!(
-                "no shard checkpoint of format {CHECKPOINT_FORMAT}: {} bytes, format {:?}",
-                from.len(),
-                from.first()
-            )));
-        }
-        from.advance(1);
-        let (records, bytes) = (from.get_u64_le(), from.get_u64_le());
-        let last_arrival = Timestamp(from.get_u64_le());
-        let has_applied = from.get_u8() == 1;
-        let (term, node) = (from.get_u64_le(), NodeId(from.get_u64_le()));
-        let id = EntryId { term, node, index: from.get_u64_le() };
-        *self = ShardMachine { records, bytes, last_arrival, applied: has_applied.then_some(id) };
+    fn restore(&mut self, from: Bytes) -> Result<(), MachineError> {
+        *self = checkpoint::decode(self, from).map_err(MachineError)?;
         Ok(())
     }
+
+    fn checkpoint_every_bytes(&self) -> u64 {
+        CHECKPOINT_BYTES_MIN.max(self.window.bytes() as u64 * LOG_PER_WINDOW)
+    }
+}
+
+fn damaged(error: impl std::fmt::Display) -> MachineError {
+    MachineError(error.to_string())
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use tristream_proto::domain::Batch;
-
-    use super::*;
-    use crate::shard::testing::records;
-
-    fn at(index: u64) -> EntryId {
-        EntryId { term: 1, node: NodeId(1), index }
-    }
-
-    fn append(arrival: u64, keys: &[&str]) -> Bytes {
-        command::append(&Batch { arrival: Timestamp(arrival), records: records(keys) })
-    }
-
-    #[test]
-    fn replies_name_the_place() {
-        let mut machine = ShardMachine::default();
-        machine.advance(at(0));
-        assert_eq!(machine.newest_arrival(), None);
-        let reply = machine.apply(at(3), &append(50, &["a", "b"])).expect("applies");
-        assert_eq!(reply, Appended { index: 3, arrival: Timestamp(50), count: 2 });
-        machine.apply(at(4), &append(50, &["c"])).expect("the same millisecond is fine");
-        assert_eq!(machine.newest_arrival(), Some(Timestamp(50)));
-        assert_eq!(machine.records, 3);
-    }
-
-    #[test]
-    fn an_unknown_command_stops_and_changes_nothing() {
-        let mut machine = ShardMachine::default();
-        machine.apply(at(1), &append(50, &["a"])).expect("applies");
-        let before = machine.clone();
-        assert!(machine.apply(at(2), &Bytes::from_static(&[9, 9])).is_err());
-        assert_eq!(machine, before);
-    }
-
-    #[test]
-    #[should_panic(expected = "arrival went back")]
-    fn arrivals_never_fall() {
-        let mut machine = ShardMachine::default();
-        let _ = machine.apply(at(1), &append(50, &["a"]));
-        let _ = machine.apply(at(2), &append(49, &["a"]));
-    }
-
-    #[test]
-    #[should_panic(expected = "applied after")]
-    fn indexes_rise() {
-        let mut machine = ShardMachine::default();
-        machine.advance(at(2));
-        let _ = machine.apply(at(2), &append(50, &["a"]));
-    }
-
-    #[test]
-    fn checkpoints_of_another_format_are_refused() {
-        let mut machine = ShardMachine::default();
-        let mut newer = ShardMachine::default().checkpoint().to_vec();
-        newer[0] += 1;
-        for bad in [Bytes::new(), Bytes::from(newer), Bytes::from_static(&[CHECKPOINT_FORMAT])] {
-            assert!(machine.restore(bad).is_err());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_restored_machine_goes_on_as_if_nothing_happened(
-            steps in proptest::collection::vec((any::<bool>(), 0u64..100), 0..20),
-            cut in 0usize..20,
-        ) {
-            let (mut straight, mut restored) = <(ShardMachine, ShardMachine)>::default();
-            let mut now = 0;
-            for (i, (is_append, later)) in steps.into_iter().enumerate() {
-                if i == cut {
-                    let from = restored.checkpoint();
-                    restored = ShardMachine::default();
-                    restored.restore(from).expect("its own checkpoint");
-                }
-                now += later;
-                for machine in [&mut straight, &mut restored] {
-                    if is_append {
-                        machine.apply(at(i as u64), &append(now, &["k"])).expect("applies");
-                    } else {
-                        machine.advance(at(i as u64));
-                    }
-                }
-            }
-            prop_assert_eq!(straight, restored);
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,10 @@
 //! Shard groups: each is one shard's log of record batches.
 //!
-//! Owns sequence numbers, arrival stamps, and what a reader may see. Invariant: within a shard,
-//! sequence numbers strictly rise and arrival times never fall; a read shows only committed
-//! records. Must not know streams' names, other shards, or how a request came in.
+//! Owns sequence numbers, arrival stamps, what a reader may see, and which calls were stored before.
+//! Invariant: within a shard, sequence numbers strictly rise and arrival times never fall; a read
+//! shows only committed records; a shard takes records from its opening to its seal, and none twice
+//! while it remembers it (docs/deduplication.md). Must not know streams' names, other shards beyond
+//! what parents hand over, or how a request came in.
 
 mod appender;
 mod command;
@@ -15,8 +17,9 @@ mod registry;
 mod rounds;
 #[cfg(test)]
 mod testing;
+mod window;
 
-use tristream_proto::domain::{NodeId, RecordPosition, SequenceNumber, StoredRecord, Timestamp};
+use tristream_proto::domain::{NodeId, RecordPosition, StoredRecord, Timestamp};
 
 use crate::raft::ProposeError;
 
@@ -24,23 +27,6 @@ pub use handle::Handle;
 pub use handover::{Inheritance, Inherited, Opening, Sealed, WindowPart};
 pub use registry::Shards;
 pub use rounds::Rounds;
-
-/// Where records were stored: consecutive numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// Number of the first record.
-    pub first: SequenceNumber,
-    /// How many records.
-    pub count: u32,
-}
-
-impl Placed {
-    /// The numbers of all records, in the order in which they were given.
-    pub fn numbers(self) -> impl Iterator<Item = SequenceNumber> {
-        (0..u64::from(self.count))
-            .map(move |i| SequenceNumber { counter: self.first.counter + i, ..self.first })
-    }
-}
 
 /// Why records were not stored, or may not have been. Only `Unknown` leaves that open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

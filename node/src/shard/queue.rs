@@ -1,9 +1,9 @@
 //! Puts that wait for their entry: which are let in, which go into the next entry, which have no
 //! effect.
 //!
-//! Pure: time is passed in. Invariant: a put leaves the queue once, whole, and in the order in
-//! which it came: into an entry, or with an answer that says it had no effect. Must not know Raft
-//! or replies.
+//! Pure: time is passed in. Invariant: a put leaves the queue whole, and in the order in which it
+//! came: into an entry, or with an answer that says it had no effect. It comes back only when it was
+//! not proposed after all. Must not know Raft or replies.
 
 use std::collections::VecDeque;
 
@@ -113,6 +113,12 @@ impl<R> Queue<R> {
             gathered.puts.push(put);
         }
         gathered
+    }
+
+    /// Puts a gathered put back in its place: nothing came of it. Its room is still held.
+    pub(super) fn put_back(&mut self, put: Put<R>) {
+        let at = self.waiting.partition_point(|waiting| waiting.id < put.id);
+        self.waiting.insert(at, put);
     }
 
     /// Takes everything that waits, to be answered.

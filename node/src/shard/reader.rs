@@ -1,14 +1,13 @@
 //! Reads of the applied prefix of a shard's log: pages of records, and the places where reads
 //! begin.
 //!
-//! Invariant: a page shows only applied entries, in order, and its `next` follows exactly the last
-//! record shown. Positions come from outside and may be anything. Must not know who leads.
+//! Invariant: a page shows only applied entries between the shard's opening and its seal, in order,
+//! and its `next` follows exactly the last record shown. Positions come from outside and may be
+//! anything. Must not know who leads.
 
 use std::io;
 
-use tristream_proto::domain::{
-    Record, RecordPosition, SequenceNumber, Shard, StoredRecord, Timestamp,
-};
+use tristream_proto::domain::{Record, RecordPosition, SequenceNumber, StoredRecord, Timestamp};
 
 use super::command::{self, Outline};
 use super::{Page, ReadError};
@@ -32,26 +31,64 @@ pub(super) trait Entries: Sync {
     ) -> impl Future<Output = io::Result<Vec<Entry>>> + Send;
 }
 
-/// Records from `from` on, of a log that is applied up to `applied`: at most `count_max` and about
-/// `bytes_max` bytes of data and keys, but at least one record where there is one.
+/// Which part of a log holds the shard's records, by what is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// The shard's starting number: all others differ in counter and record second.
+    pub(super) first: SequenceNumber,
+    /// The entry that opened the shard: what lies before was not stored. `None`: it is not open.
+    pub(super) begin: Option<u64>,
+    /// The newest applied entry.
+    pub(super) applied: Option<u64>,
+    /// The entry that sealed the shard: what lies behind was not stored.
+    pub(super) seal: Option<u64>,
+}
+
+impl Extent {
+    /// Index of the first entry that is not to be read.
+    pub(super) fn end(&self) -> u64 {
+        let applied = self.applied.map_or(0, |applied| applied + 1);
+        applied.min(self.seal.unwrap_or(u64::MAX))
+    }
+
+    /// What an entry stored: nothing, or an append of this arrival.
+    fn stored(&self, entry: &Entry) -> Result<Option<Timestamp>, ReadError> {
+        if entry.kind != EntryKind::Command {
+            return Ok(None);
+        }
+        match command::outline(&entry.payload).map_err(|e| damaged(entry, e))? {
+            Outline::Append { arrival, .. } => {
+                Ok(self.begin.is_some_and(|begin| entry.id.index >= begin).then_some(arrival))
+            }
+            Outline::Seal { .. } | Outline::Inherit => Ok(None),
+        }
+    }
+}
+
+/// Records of `extent` from `from` on: at most `count_max` and about `bytes_max` bytes of data and
+/// keys, but at least one record where there is one.
 pub(super) async fn page(
     log: &impl Entries,
-    shard: &Shard,
-    applied: Option<u64>,
+    extent: &Extent,
     from: RecordPosition,
     count_max: usize,
     bytes_max: usize,
 ) -> Result<Page, ReadError> {
     let page = Page { next: from, ..Page::default() };
-    let mut filling = Filling { shard, page, bytes: 0, count_max: count_max.max(1), bytes_max };
+    let mut filling = Filling { extent, page, bytes: 0, count_max: count_max.max(1), bytes_max };
     let mut read_bytes = FIRST_READ_BYTES;
+    let end = extent.end();
     for _ in 0..READS_PER_PAGE_MAX {
         let begin = filling.page.next.index;
-        if is_beyond(begin, applied) {
+        if begin >= end {
             break;
         }
         let mut room = true;
         for entry in read_from(log, begin, read_bytes).await? {
+            // The log may have grown, and the shard been sealed, since the extent was looked up.
+            if entry.id.index >= end {
+                break;
+            }
             room = filling.take(&entry)?;
             if !room {
                 break;
@@ -63,7 +100,8 @@ pub(super) async fn page(
         read_bytes = (read_bytes * 2).min(READ_BYTES_MAX);
     }
     let mut page = filling.page;
-    page.at_tip = is_beyond(page.next.index, applied);
+    page.at_tip = page.next.index >= end;
+    page.at_end = extent.seal.is_some_and(|seal| page.next.index >= seal);
     Ok(page)
 }
 
@@ -73,15 +111,15 @@ pub(super) async fn page(
 /// probe that meets one goes on to the next that has.
 pub(super) async fn seek_time(
     log: &impl Entries,
-    applied: Option<u64>,
+    extent: &Extent,
     time: Timestamp,
 ) -> Result<RecordPosition, ReadError> {
-    let end = after(applied);
+    let end = extent.end();
     // All records before `low` are older; those from `high` on, up to the one found, are not.
     let (mut low, mut high, mut found) = (0, end, end);
     while low < high {
         let middle = low + (high - low) / 2;
-        match first_append(log, middle, high).await? {
+        match first_append(log, extent, middle, high).await? {
             Some((index, arrival)) if arrival < time => low = index + 1,
             Some((index, _)) => (high, found) = (middle, index),
             None => high = middle,
@@ -90,14 +128,10 @@ pub(super) async fn seek_time(
     Ok(RecordPosition { index: found, position: 0 })
 }
 
-/// Index of the entry that will follow the applied ones.
-pub(super) fn after(applied: Option<u64>) -> u64 {
-    applied.map_or(0, |applied| applied + 1)
-}
-
 /// Index and arrival of the first append in `from..end`.
 async fn first_append(
     log: &impl Entries,
+    extent: &Extent,
     mut from: u64,
     end: u64,
 ) -> Result<Option<(u64, Timestamp)>, ReadError> {
@@ -106,9 +140,7 @@ async fn first_append(
             if entry.id.index >= end {
                 return Ok(None);
             }
-            if entry.kind == EntryKind::Command {
-                let Outline::Append { arrival, .. } =
-                    command::outline(&entry.payload).map_err(|e| damaged(&entry, e))?;
+            if let Some(arrival) = extent.stored(&entry)? {
                 return Ok(Some((entry.id.index, arrival)));
             }
             from = entry.id.index + 1;
@@ -134,17 +166,13 @@ async fn read_from(
     Ok(entries)
 }
 
-fn is_beyond(index: u64, applied: Option<u64>) -> bool {
-    index >= after(applied)
-}
-
 fn damaged(entry: &Entry, error: impl std::fmt::Display) -> ReadError {
     ReadError::Damaged(format!("entry {}: {error}", entry.id.index))
 }
 
 /// A page under construction.
 struct Filling<'a> {
-    shard: &'a Shard,
+    extent: &'a Extent,
     page: Page,
     bytes: usize,
     count_max: usize,
@@ -156,7 +184,7 @@ impl Filling<'_> {
     fn take(&mut self, entry: &Entry) -> Result<bool, ReadError> {
         let begin = self.page.next;
         assert_eq!(begin.index, entry.id.index, "entries come without holes");
-        if entry.kind == EntryKind::Command {
+        if self.extent.stored(entry)?.is_some() {
             let batch = command::batch(&entry.payload).map_err(|e| damaged(entry, e))?;
             for (position, record) in (0u32..).zip(batch.records).skip(begin.position as usize) {
                 self.page.next.position = position;
@@ -179,10 +207,9 @@ impl Filling<'_> {
         self.bytes += record.bytes();
         self.page.records.push(StoredRecord {
             sequence_number: SequenceNumber {
-                creation_second: self.shard.creation_second,
-                shard: self.shard.id,
                 counter: self.page.next.counter(),
                 record_second: arrival.seconds(),
+                ..self.extent.first
             },
             arrival,
             partition_key: record.partition_key,

@@ -104,9 +104,8 @@ impl Shards {
 
     async fn open_group(&self, shard: &Shard) -> anyhow::Result<Handle> {
         let Inner { groups, me, clock, tasks, metrics, depth, .. } = &*self.inner;
-        let group = groups.open(shard.group, ShardMachine::default()).await?;
-        let (appender, owner) =
-            Appender::new(group.clone(), shard, *me, clock.clone(), depth.clone());
+        let group = groups.open(shard.group, ShardMachine::new(shard)).await?;
+        let (appender, owner) = Appender::new(group.clone(), *me, clock.clone(), depth.clone());
         let closing = CancellationToken::new();
         let closed = closing.clone();
         tasks.spawn(Kind::Appender, async move {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tristream_proto::domain::{
-    GroupId, HashKey, HashKeyRange, NodeId, PartitionKey, Record, Shard, ShardId,
+    CallId, GroupId, HashKey, HashKeyRange, NodeId, Origin, PartitionKey, Record, Shard, ShardId,
 };
 
 /// One record per text, which is both its key and its data.
@@ -27,4 +27,24 @@ pub(super) fn shard() -> Shard {
         replicas: vec![NodeId(1), NodeId(2), NodeId(3)],
         closed_second: None,
     }
+}
+
+/// Shard 5 of some stream: from shard 3, or from shards 3 and 4.
+pub(super) fn child(parents: &[u32]) -> Shard {
+    let parents = parents.iter().copied().map(ShardId::from).collect();
+    Shard { id: ShardId::from(5), creation_second: 0, parents, ..shard() }
+}
+
+pub(super) fn origin(call: u8, ordinal: u16) -> Origin {
+    Origin { call: CallId([call; 16]), ordinal }
+}
+
+/// Records of a call, whose keys tell where they came from: `7.0`, `7.1`.
+pub(super) fn sent(call: u8, ordinals: &[u16]) -> Vec<Record> {
+    let record = |&ordinal: &u16| {
+        let mut record = records(&[&format!("{call}.{ordinal}")]).remove(0);
+        record.origin = Some(origin(call, ordinal));
+        record
+    };
+    ordinals.iter().map(record).collect()
 }

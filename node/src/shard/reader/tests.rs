@@ -56,8 +56,13 @@ fn at(index: u64, position: u32) -> RecordPosition {
     RecordPosition { index, position }
 }
 
+/// All that is applied, of a shard without parents.
+fn upto(applied: Option<u64>) -> Extent {
+    Extent { first: shard().starting_sequence_number(), begin: Some(0), applied, seal: None }
+}
+
 async fn read(log: &Script, applied: u64, from: RecordPosition, count: usize) -> Page {
-    page(log, &shard(), Some(applied), from, count, usize::MAX).await.expect("readable")
+    page(log, &upto(Some(applied)), from, count, usize::MAX).await.expect("readable")
 }
 
 #[tokio::test]
@@ -96,7 +101,7 @@ async fn a_page_is_cut_within_an_entry_and_goes_on_there() {
 async fn bytes_bound_a_page_but_never_below_one_record() {
     // Each record counts two bytes: one of key, one of data.
     for (bytes_max, expected) in [(0, 1), (3, 1), (4, 2), (5, 2), (10, 5)] {
-        let page = page(&sample(), &shard(), Some(6), at(0, 0), 100, bytes_max).await;
+        let page = page(&sample(), &upto(Some(6)), at(0, 0), 100, bytes_max).await;
         assert_eq!(page.map(|page| page.records.len()), Ok(expected), "{bytes_max}");
     }
 }
@@ -110,7 +115,7 @@ async fn positions_from_outside_may_be_anything() {
         let page = read(&log, 6, beyond, 10).await;
         assert_eq!((page.records.len(), page.next, page.at_tip), (0, beyond, true));
     }
-    let page = page(&log, &shard(), None, at(0, 0), 10, 10).await.expect("an empty log");
+    let page = page(&log, &upto(None), at(0, 0), 10, 10).await.expect("an empty log");
     assert_eq!((page.next, page.at_tip), (at(0, 0), true));
 }
 
@@ -123,7 +128,7 @@ async fn damage_is_told_and_not_skipped() {
     let mut short = sample();
     short.entries.truncate(3);
     for log in [unknown, hole, short] {
-        let page = page(&log, &shard(), Some(6), at(0, 0), 10, 100).await;
+        let page = page(&log, &upto(Some(6)), at(0, 0), 10, 100).await;
         assert!(matches!(page, Err(ReadError::Damaged(_))), "{page:?}");
     }
 }
@@ -132,11 +137,80 @@ async fn damage_is_told_and_not_skipped() {
 async fn times_lead_to_the_first_record_not_older() {
     let log = sample();
     for (time, expected) in [(0, 1), (1_000, 1), (1_001, 5), (2_500, 5), (2_501, 7)] {
-        let found = seek_time(&log, Some(6), Timestamp(time)).await;
+        let found = seek_time(&log, &upto(Some(6)), Timestamp(time)).await;
         assert_eq!(found, Ok(at(expected, 0)), "{time}");
     }
-    assert_eq!(seek_time(&log, None, Timestamp(0)).await, Ok(at(0, 0)));
-    assert_eq!(seek_time(&log, Some(3), Timestamp(2_500)).await, Ok(at(4, 0)));
+    assert_eq!(seek_time(&log, &upto(None), Timestamp(0)).await, Ok(at(0, 0)));
+    assert_eq!(seek_time(&log, &upto(Some(3)), Timestamp(2_500)).await, Ok(at(4, 0)));
+}
+
+/// An inherit and an opening at 2, records at 4 and 6, a seal at 7; what lies at 1 and 9 was never
+/// stored.
+fn childhood() -> (Script, Extent) {
+    let mut log = log(&[
+        None,
+        Some((1_000, &["early"])),
+        None,
+        None,
+        Some((2_000, &["a", "b"])),
+        None,
+        Some((3_000, &["c"])),
+        None,
+        None,
+        Some((4_000, &["late"])),
+    ]);
+    let inherit = command::inherit(&[], None).expect("it fits");
+    for (index, payload) in [(2, inherit), (7, command::seal(Timestamp(3_500)))] {
+        log.entries[index].kind = EntryKind::Command;
+        log.entries[index].payload = payload;
+    }
+    let first = SequenceNumber::start_of(shard().id, 77);
+    (log, Extent { first, begin: Some(2), applied: Some(9), seal: Some(7) })
+}
+
+#[tokio::test]
+async fn a_page_shows_what_lies_between_the_opening_and_the_seal() {
+    let (log, extent) = childhood();
+    let whole = page(&log, &extent, at(0, 0), 100, usize::MAX).await.expect("readable");
+    assert_eq!(keys(&whole), ["a", "b", "c"]);
+    assert!(whole.records.iter().all(|r| r.sequence_number.creation_second == 77));
+    assert_eq!((whole.next, whole.at_tip, whole.at_end), (at(7, 0), true, true));
+    let cut = page(&log, &extent, at(0, 0), 3, usize::MAX).await.expect("readable");
+    assert!(cut.at_end, "nothing follows the third record");
+    let cut = page(&log, &extent, at(0, 0), 2, usize::MAX).await.expect("readable");
+    assert_eq!((cut.at_tip, cut.at_end), (false, false));
+    for from in [at(7, 0), at(8, 0), at(1 << 40, 3)] {
+        let behind = page(&log, &extent, from, 100, usize::MAX).await.expect("readable");
+        let shown = (behind.records.len(), behind.next, behind.at_tip, behind.at_end);
+        assert_eq!(shown, (0, from, true, true));
+    }
+}
+
+#[tokio::test]
+async fn the_end_is_told_only_by_a_replica_that_has_reached_it() {
+    let (log, extent) = childhood();
+    // The machine may be ahead of what is announced as applied.
+    let extent = Extent { applied: Some(5), ..extent };
+    let page = page(&log, &extent, at(0, 0), 100, usize::MAX).await.expect("readable");
+    assert_eq!((keys(&page), page.at_tip, page.at_end), (vec!["a", "b"], true, false));
+}
+
+#[tokio::test]
+async fn before_its_opening_a_child_shows_nothing() {
+    let (log, extent) = childhood();
+    let extent = Extent { begin: None, applied: Some(1), seal: None, ..extent };
+    let page = page(&log, &extent, at(0, 0), 100, usize::MAX).await.expect("readable");
+    assert_eq!((page.records.len(), page.next, page.at_end), (0, at(2, 0), false));
+    assert_eq!(seek_time(&log, &extent, Timestamp(0)).await, Ok(at(2, 0)));
+}
+
+#[tokio::test]
+async fn times_lead_to_what_was_stored_and_to_the_seal() {
+    let (log, extent) = childhood();
+    for (time, expected) in [(0, 4), (1_000, 4), (2_001, 6), (3_001, 7), (4_000, 7)] {
+        let found = seek_time(&log, &extent, Timestamp(time)).await;
+        assert_eq!(found, Ok(at(expected, 0)), "{time}");
+    }
 }
 
 proptest! {
@@ -154,7 +228,7 @@ proptest! {
         let scan = script.iter().position(|entry| entry.is_some_and(|(t, _)| t >= time));
         let log = Script { per_read, ..log(&script) };
         let applied = (script.len() as u64).checked_sub(1);
-        let found = futures::executor::block_on(seek_time(&log, applied, Timestamp(time)));
+        let found = futures::executor::block_on(seek_time(&log, &upto(applied), Timestamp(time)));
         let expected = scan.unwrap_or(script.len()) as u64;
         prop_assert_eq!(found, Ok(at(expected, 0)));
     }
@@ -167,11 +241,11 @@ proptest! {
         let names = ["w", "x", "y", "z"];
         let script: Vec<Option<(u64, &[&str])>> =
             sizes.iter().map(|&n| (n > 0).then(|| (1, &names[..n]))).collect();
-        let (log, shard) = (log(&script), shard());
-        let applied = Some(script.len() as u64 - 1);
+        let log = log(&script);
+        let extent = upto(Some(script.len() as u64 - 1));
         let (mut from, mut seen) = (at(0, 0), vec![]);
         loop {
-            let page = page(&log, &shard, applied, from, count_max, usize::MAX);
+            let page = page(&log, &extent, from, count_max, usize::MAX);
             let page = futures::executor::block_on(page).expect("readable");
             prop_assert!(page.records.len() <= count_max);
             seen.extend(page.records.iter().map(|r| r.sequence_number.position()));

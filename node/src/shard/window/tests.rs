@@ -1,0 +1,3 @@
+//! The window against a naive one.
+
+use super::*;
