@@ -53,7 +53,8 @@ pub enum Command {
         /// Which of that name.
         incarnation: Incarnation,
     },
-    /// Intent to split a shard in two: children get ids and groups. The stream is UPDATING from now on.
+    /// Intent to split a shard in two: children get ids and groups. The stream is UPDATING from now
+    /// on.
     SplitShard {
         /// The stream.
         name: StreamName,
@@ -65,8 +66,8 @@ pub enum Command {
         at: HashKey,
         /// When, by the proposer's clock.
         now: Timestamp,
-        /// Whether the stream may be UPDATING: for steps of a goal and for streams on demand. A user's split
-        /// needs it ACTIVE.
+        /// Whether the stream may be UPDATING: for steps of a goal and for streams on demand. A
+        /// user's split needs it ACTIVE.
         while_updating: bool,
     },
     /// Intent to merge two neighbours.
@@ -84,7 +85,8 @@ pub enum Command {
         /// See `SplitShard`.
         while_updating: bool,
     },
-    /// Intent to change the number of shards by the splits and merges of `goal`, made for this map version.
+    /// Intent to change the number of shards by the splits and merges of `goal`, made for this map
+    /// version.
     Rescale {
         /// The stream.
         name: StreamName,

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use tristream_proto::domain::limits::ACCOUNT_SHARDS_MAX;
 use tristream_proto::domain::{Incarnation, StreamName, Timestamp};
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::metadata::view::StreamMode;
+use crate::metadata::trial::{Trial, activate, rescale, resharding, roll, step};
+use crate::metadata::view::{StreamMode, StreamStatus};
+use crate::metadata::{plan, trial};
 use crate::raft::Machine as _;
 use crate::state::{MemoryTables, SledTables};
 
@@ -69,14 +73,13 @@ fn rows_of(tables: &Arc<dyn Tables>) -> Vec<(Bytes, Bytes)> {
 
 /// Stops after every prefix of a life, opens what the tables hold, replays the rest, and must end
 /// alike.
-fn check_restarts(new_tables: impl Fn() -> Arc<dyn Tables>) {
-    let commands = life();
+fn check_restarts(commands: &[Command]) {
     let mut whole = open(&memory());
     for (i, command) in commands.iter().enumerate() {
         apply(&mut whole, i as u64 + 1, command);
     }
     for stop in 0..=commands.len() {
-        let tables = new_tables();
+        let tables = memory();
         let mut first = open(&tables);
         for (i, command) in commands[..stop].iter().enumerate() {
             apply(&mut first, i as u64 + 1, command);
@@ -93,25 +96,31 @@ fn check_restarts(new_tables: impl Fn() -> Arc<dyn Tables>) {
 
 #[test]
 fn a_restarted_machine_ends_where_one_that_ran_through_does() {
-    check_restarts(memory);
+    check_restarts(&life());
+    check_restarts(&resharding());
 }
 
 #[test]
 fn a_machine_on_sled_takes_up_where_it_stopped() {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().join("state");
-    let sled = || -> Arc<dyn Tables> { Arc::new(SledTables::open_or_rebuild(&dir).unwrap()) };
-    let tables = sled();
-    let mut machine = open(&tables);
-    for (i, command) in life().iter().enumerate() {
-        apply(&mut machine, i as u64 + 1, command);
+    let mut midway = resharding();
+    // Before the stream is deleted: with a goal and a reshard.
+    midway.truncate(midway.len() - 2);
+    for commands in [life(), midway] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("state");
+        let sled = || -> Arc<dyn Tables> { Arc::new(SledTables::open_or_rebuild(&dir).unwrap()) };
+        let tables = sled();
+        let mut machine = open(&tables);
+        for (i, command) in commands.iter().enumerate() {
+            apply(&mut machine, i as u64 + 1, command);
+        }
+        let before = view(&machine);
+        tables.flush().unwrap();
+        drop((machine, tables));
+        let machine = open(&sled());
+        assert_eq!(view(&machine), before);
+        assert_eq!(machine.applied(), Some(at(commands.len() as u64)));
     }
-    let before = view(&machine);
-    tables.flush().unwrap();
-    drop((machine, tables));
-    let machine = open(&sled());
-    assert_eq!(view(&machine), before);
-    assert_eq!(machine.applied(), Some(at(8)));
 }
 
 #[test]
@@ -193,15 +202,24 @@ fn a_reset_machine_is_empty_and_can_begin_anew() {
 
 #[test]
 fn rows_that_make_no_view_are_thrown_away() {
-    let spoils: [(&str, Vec<Change>); 4] = [
+    let spoils: [(&str, Vec<Change>); 7] = [
         ("a shard is missing", vec![Change::Delete("shard/0000000000000001/00000001".into())]),
         ("a head is missing", vec![Change::Delete("stream/a".into())]),
+        ("a reshard is missing", vec![Change::Delete("reshard/0000000000000001/00000003".into())]),
+        ("a goal lacks keys", vec![Change::Delete("goal/0000000000000001/keep/0000".into())]),
+        ("a goal lacks splits", vec![Change::Delete("goal/0000000000000001/split/0000".into())]),
         ("a row is no JSON", vec![Change::Put("stream/a".into(), "x".into())]),
         ("a key is unknown", vec![Change::Put("shard/x".into(), "{}".into())]),
     ];
     for (what, changes) in spoils {
         let tables = memory();
-        apply(&mut open(&tables), 1, &create("a", 3));
+        let mut machine = open(&tables);
+        for (i, command) in rescaling(3, 4).iter().enumerate() {
+            apply(&mut machine, i as u64 + 1, command);
+        }
+        let keys = rows_of(&tables).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let deletes = changes.iter().filter(|change| matches!(change, Change::Delete(_)));
+        assert!(deletes.clone().all(|change| keys.contains(change.key())), "{what}: {keys:?}");
         tables.apply(&changes, tables.applied().unwrap().unwrap()).unwrap();
         let machine = open(&tables);
         assert_eq!(machine.applied(), None, "{what}");
@@ -209,12 +227,95 @@ fn rows_that_make_no_view_are_thrown_away() {
     }
 }
 
+/// Creates stream `a` with `open` shards, and begins its way to `target` with one step.
+fn rescaling(open: u32, target: u32) -> Vec<Command> {
+    let create = trial::create("a", open, StreamMode::Provisioned);
+    let mut trial = Trial::default();
+    trial.done(&create);
+    let activate = activate(&trial.a());
+    trial.done(&activate);
+    let rescale = rescale(&trial.a(), target, trial::START, true);
+    trial.done(&rescale);
+    let step = step(&trial.a(), plan::next(&trial.a())[0]);
+    vec![create, activate, rescale, step]
+}
+
 #[test]
 fn rows_stay_small() {
+    let large = ACCOUNT_SHARDS_MAX as u32;
+    for commands in [vec![create("a", large)], rescaling(large / 2, large)] {
+        let tables = memory();
+        let mut machine = open(&tables);
+        for (i, command) in commands.iter().enumerate() {
+            apply(&mut machine, i as u64 + 1, command);
+        }
+        let largest = rows_of(&tables).iter().map(|(key, value)| key.len() + value.len()).max();
+        assert!(largest.unwrap() < 4096, "{largest:?}");
+    }
+}
+
+#[test]
+fn what_was_written_before_there_were_reshards_still_loads() {
+    let shard = r#"{"id":0,"group":1,"range":{"first":"0","last":"340282366920938463463374607431768211455"},"creation_second":7,"replicas":[1,2,3]}"#;
+    let stream = r#""name":"a","incarnation":1,"status":"ACTIVE","mode":"PROVISIONED","created":10000,"retention_hours":24,"record_bytes_max":1048576"#;
+    let counters = r#""next_group":2,"next_incarnation":2,"map_version":1"#;
+    let put = |key: &str, value: String| Change::Put(key.to_owned().into(), value.into());
     let tables = memory();
-    apply(&mut open(&tables), 1, &create("a", ACCOUNT_SHARDS_MAX as u32));
-    let largest = rows_of(&tables).iter().map(|(key, value)| key.len() + value.len()).max();
-    assert!(largest.unwrap() < 4096, "{largest:?}");
+    let rows = [
+        put("counters", format!("{{{counters}}}")),
+        put("stream/a", format!("{{{stream},\"map_version\":1,\"shards\":1,\"tags\":0}}")),
+        put("shard/0000000000000001/00000000", shard.to_owned()),
+    ];
+    tables.apply(&rows, rows::marker(at(4))).unwrap();
+    let from_rows = open(&tables);
+    assert_eq!(from_rows.applied(), Some(at(4)));
+
+    let map = format!("{{\"version\":1,\"shards\":[{shard}]}}");
+    let last = r#""last":{"term":1,"node":2,"index":4}"#;
+    let checkpoint = format!(
+        "{{\"format\":1,{last},{counters},\"streams\":[{{{stream},\"tags\":{{}},\"map\":{map}}}]}}"
+    );
+    let mut from_checkpoint = open(&memory());
+    from_checkpoint.restore(checkpoint.into()).unwrap();
+    assert_eq!(view(&from_rows), view(&from_checkpoint));
+
+    let stream = view(&from_rows).streams[&name("a")].clone();
+    assert_eq!((stream.status, stream.next_shard), (StreamStatus::Active, 0));
+    for mut machine in [from_rows, from_checkpoint] {
+        let split = trial::split(&stream, 0, tristream_proto::domain::HashKey(9), false);
+        assert_eq!(apply(&mut machine, 5, &split), Outcome::Done);
+        let reshards = &view(&machine).streams[&name("a")].reshards;
+        assert_eq!(reshards[0].id().index(), 1, "behind the last shard there was");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_view_comes_back_from_its_rows_and_from_its_checkpoint(
+        dice in proptest::collection::vec(any::<(u8, u32, u32)>(), 1..150),
+    ) {
+        let (tables, others) = (memory(), memory());
+        let mut machine = open(&tables);
+        let mut other = open(&others);
+        for (i, dice) in dice.into_iter().enumerate() {
+            let command = roll(&view(&machine), dice);
+            apply(&mut machine, i as u64 + 1, &command);
+            let reopened = open(&tables);
+            let kept = reopened.applied().map_or(0, |id| id.index);
+            prop_assert_eq!(view(&reopened), View { applied: kept, ..view(&machine) });
+            if i % 8 == 0 && kept > 0 {
+                other.restore(machine.checkpoint()).unwrap();
+                prop_assert_eq!(view(&other), view(&machine));
+                prop_assert_eq!(rows_of(&others), rows_of(&tables));
+            }
+        }
+    }
 }
 
 #[test]

@@ -11,9 +11,9 @@ use tristream_proto::domain::{HashKey, HashKeyRange, Shard, ShardId, ShardMap};
 
 use super::view::{Goal, Stream, StreamStatus};
 
-/// Uniform ranges of different counts are rounded differently: a boundary this near to the edge of a
-/// shard is that edge, and no place for a split. More than `ACCOUNT_SHARDS_MAX`, and next to nothing
-/// of the key space.
+/// Uniform ranges of different counts are rounded differently: a boundary this near to the edge of
+/// a shard is that edge, and no place for a split. More than `ACCOUNT_SHARDS_MAX`, and next to
+/// nothing of the key space.
 const ROUNDING_KEYS: u128 = 1 << 16;
 
 const _: () = assert!((ACCOUNT_SHARDS_MAX as u128) < ROUNDING_KEYS);
@@ -85,8 +85,8 @@ fn split_point(piece: HashKeyRange, ideal: &[HashKey]) -> Option<HashKey> {
     Some(*nearest.unwrap_or(&middle)).filter(|&at| piece.can_split_at(at))
 }
 
-/// As many of `edges` as there are `ideal` ones, so that the distances between the two, pair by pair,
-/// make the smallest sum. Both rise and begin with key 0; there are at least as many edges.
+/// As many of `edges` as there are `ideal` ones, so that the distances between the two, pair by
+/// pair, make the smallest sum. Both rise and begin with key 0; there are at least as many edges.
 fn nearest(edges: &[HashKey], ideal: &[HashKey]) -> Vec<HashKey> {
     let (Some((zero, edges)), Some((_, ideal))) = (edges.split_first(), ideal.split_first()) else {
         return vec![];
@@ -150,8 +150,8 @@ pub(super) fn is_reached(stream: &Stream, goal: &Goal) -> bool {
         && stream.map.open().all(|shard| pending(goal, shard).is_none() && stays(&shard))
 }
 
-/// Where the shard is still to be split. In order of the goal, which has the points of a shard before
-/// those of its parts. A point that no longer fits is passed over.
+/// Where the shard is still to be split. In order of the goal, which has the points of a shard
+/// before those of its parts. A point that no longer fits is passed over.
 fn pending(goal: &Goal, shard: &Shard) -> Option<HashKey> {
     goal.splits.iter().copied().find(|&at| shard.range.can_split_at(at))
 }

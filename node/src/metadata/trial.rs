@@ -220,6 +220,48 @@ fn check_stream(stream: &Stream) {
     }
 }
 
+/// A life of stream `a`, from 3 shards over a split, a merge and a rescale, to its end in the midst
+/// of another one.
+pub(super) fn resharding() -> Vec<Command> {
+    let mut trial = Trial::default();
+    let mut commands = vec![];
+    let mut go = |trial: &mut Trial, command: Command| {
+        trial.done(&command);
+        commands.push(command);
+    };
+    go(&mut trial, create("a", 3, StreamMode::OnDemand));
+    let activated = activate(&trial.a());
+    go(&mut trial, activated);
+    let begun = split(&trial.a(), 0, HashKey(1 << 100), true);
+    go(&mut trial, begun);
+    let begun = merge(&trial.a(), 1, 2, true);
+    go(&mut trial, begun);
+    for reshard in [5, 3] {
+        let finished = finish_early(&trial.a(), reshard);
+        go(&mut trial, finished);
+    }
+    let changed = set_mode(&trial.a(), StreamMode::Provisioned, START, true);
+    go(&mut trial, changed);
+    let expired = expire(&trial.a(), &[0, 2]);
+    go(&mut trial, expired);
+    let rescaled = rescale(&trial.a(), 4, START, true);
+    go(&mut trial, rescaled);
+    while trial.a().goal.is_some() {
+        let stream = trial.a();
+        let finished = stream.reshards.last().map(|of| finish_early(&stream, of.id().index()));
+        let begun = plan::next(&stream).first().map(|&begun| step(&stream, begun));
+        go(&mut trial, begun.or(finished).unwrap_or(reach(&stream)));
+    }
+    let rescaled = rescale(&trial.a(), 2, START, true);
+    go(&mut trial, rescaled);
+    let begun = step(&trial.a(), plan::next(&trial.a())[0]);
+    go(&mut trial, begun);
+    go(&mut trial, Command::DeleteStream { name: name("a") });
+    let Stream { name, incarnation, .. } = trial.a();
+    go(&mut trial, Command::ForgetStream { name, incarnation });
+    commands
+}
+
 /// A command chosen by `dice` from what makes some sense for the view, and from what makes none.
 pub(super) fn roll(view: &View, dice: (u8, u32, u32)) -> Command {
     let (kind, a, b) = dice;

@@ -67,8 +67,8 @@ impl HashKeyRange {
         self.first <= key && key <= self.last
     }
 
-    /// Whether a shard of this range may be split so that the second child begins at `at`: above one
-    /// plus the first key and below the last (kinesis-contract 10.29).
+    /// Whether a shard of this range may be split so that the second child begins at `at`: above
+    /// one plus the first key and below the last (kinesis-contract 10.29).
     pub fn can_split_at(self, at: HashKey) -> bool {
         self.contains(at) && at.0 - self.first.0 > 1 && at < self.last
     }
@@ -78,8 +78,8 @@ impl HashKeyRange {
         self.last.0.checked_add(1) == Some(next.first.0)
     }
 
-    /// The whole key space cut into `count` ranges as AWS does: width floor(2^128 / count), the last one
-    /// takes the rest (kinesis-contract 7.7). `count` 0 gives none.
+    /// The whole key space cut into `count` ranges as AWS does: width floor(2^128 / count), the
+    /// last one takes the rest (kinesis-contract 7.7). `count` 0 gives none.
     pub fn uniform(count: u32) -> Vec<HashKeyRange> {
         let count = u128::from(count);
         // floor(2^128 / count) without a 129-bit number.

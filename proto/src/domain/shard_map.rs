@@ -116,8 +116,8 @@ impl ShardMap {
         ShardMap::new(version, shards)
     }
 
-    /// The map without those of `expired` that are closed. The version stays: who owns a key is as it
-    /// was.
+    /// The map without those of `expired` that are closed. The version stays: who owns a key is as
+    /// it was.
     pub fn without(&self, expired: &[ShardId]) -> ShardMap {
         let stays = |shard: &&Shard| shard.is_open() || !expired.contains(&shard.id);
         let shards = self.shards.iter().filter(stays).cloned().collect();

@@ -42,11 +42,11 @@ pub(super) fn split(
     }
     let lower = HashKeyRange { first, last: HashKey(at.0 - 1) };
     let upper = HashKeyRange { first: at, last };
-    let mut stream = stream.clone();
-    if let Some(goal) = &mut stream.goal {
+    let mut changed = stream.clone();
+    if let Some(goal) = &mut changed.goal {
         goal.splits.retain(|&point| point != at);
     }
-    begin(view, stream, &[parent.clone()], &[lower, upper], now)
+    begin(view, changed, &[parent], &[lower, upper], now)
 }
 
 pub(super) fn merge(
@@ -67,11 +67,11 @@ pub(super) fn merge(
         return Err(Outcome::BadRange { reason });
     }
     let range = HashKeyRange { first: lower.range.first, last: upper.range.last };
-    begin(view, stream.clone(), &[lower.clone(), upper.clone()], &[range], now)
+    begin(view, stream.clone(), &[lower, upper], &[range], now)
 }
 
-/// Whether the stream's shards may be changed at all, by its user or (`while_updating`) by a step of
-/// its goal or its load.
+/// Whether the stream's shards may be changed at all, by its user or (`while_updating`) by a step
+/// of its goal or its load.
 fn check_changeable(stream: &Stream, while_updating: bool) -> Result<(), Outcome> {
     if stream.mode == StreamMode::OnDemand && !while_updating {
         return Err(Outcome::OnDemand);
@@ -97,7 +97,7 @@ fn free<'a>(stream: &Stream, shard: &'a Shard) -> Result<&'a Shard, Outcome> {
 fn begin(
     view: &View,
     mut stream: Stream,
-    parents: &[Shard],
+    parents: &[&Shard],
     ranges: &[HashKeyRange],
     now: Timestamp,
 ) -> Applied {
@@ -108,8 +108,8 @@ fn begin(
     }
     let ids: Vec<ShardId> = parents.iter().map(|parent| parent.id).collect();
     let child = |(index, (group, &range)): (u32, (u64, &HashKeyRange))| {
-        // Sorted: the parents are rotated by their own groups, and twice rotated would be led by one
-        // node when many shards are split at a time.
+        // Sorted: the parents are rotated by their own groups, and twice rotated would be led by
+        // one node when many shards are split at a time.
         let mut replicas = parents.first().map(|p| p.replicas.clone()).unwrap_or_default();
         replicas.sort();
         let by = group.checked_rem(replicas.len() as u64).unwrap_or(0);
@@ -155,8 +155,8 @@ pub(super) fn finish(
     Ok(Some(with(after, stream)))
 }
 
-/// Drops those of `shards` that are closed. A parent is closed no sooner than its reshard is gone, so
-/// none that is still needed is among them.
+/// Drops those of `shards` that are closed. A parent is closed no sooner than its reshard is gone,
+/// so none that is still needed is among them.
 pub(super) fn expire(view: &View, stream: &Stream, shards: &[ShardId]) -> Applied {
     let map = stream.map.without(shards);
     let serves = matches!(stream.status, StreamStatus::Active | StreamStatus::Updating);
