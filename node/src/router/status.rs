@@ -67,12 +67,24 @@ impl Router {
                 Some(status) => with_status(group, &status),
                 None => group,
             })
+            .map(|group| self.with_records(group))
             .collect()
+    }
+
+    /// What the group holds, by this node's replica.
+    fn with_records(&self, group: wire::GroupStatus) -> wire::GroupStatus {
+        let Some(shard) = self.local_shard(GroupId(group.group)) else { return group };
+        let last = shard.last_sequence_number();
+        wire::GroupStatus {
+            records: shard.records(),
+            last_sequence_number: last.map(|number| number.to_string()).unwrap_or_default(),
+            ..group
+        }
     }
 }
 
-/// The groups that must exist, without leaders: the metadata group and every shard, those that a
-/// reshard is opening too.
+/// The groups that must exist, without leaders: the metadata group and every shard, those that are
+/// about to be born too.
 fn outline(view: &View, nodes: &[NodeId]) -> Vec<wire::GroupStatus> {
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     let mut groups =

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use tristream_proto::domain::{HashKeyRange, Shard, Timestamp};
+use tristream_proto::domain::{HashKeyRange, Shard, ShardId, Timestamp};
 
 use super::lineage::{Lineage, Node};
 use super::tree::grouped;
@@ -182,18 +182,35 @@ impl Frame {
 
     /// What lay before the shards whose parents are gone.
     fn past(&self, svg: &mut String, lineage: &Lineage) {
-        for gone in lineage.nodes().filter(|node| node.shard.is_none()) {
-            for child in &gone.children {
-                let Some(child) = lineage.get(*child).and_then(|child| child.shard.as_ref()) else {
-                    continue;
-                };
-                let after = self.area(child);
-                let area = Area { x: self.left, width: after.x - self.left, ..after };
-                rectangle(svg, area, "url(#gone)", LINE);
-                let text = format!("{} expired", gone.id.index());
-                label(svg, area, &[(text, FAINT)]);
+        for (parents, area) in self.gone(lineage) {
+            rectangle(svg, area, "url(#gone)", LINE);
+            let names: Vec<String> = parents.iter().map(|id| id.index().to_string()).collect();
+            label(svg, area, &[(format!("{} expired", names.join(" + ")), FAINT)]);
+        }
+    }
+
+    /// What has expired, with the part that is known of where it was.
+    fn gone(&self, lineage: &Lineage) -> Vec<(Vec<ShardId>, Area)> {
+        let mut gone: Vec<(Vec<ShardId>, Area)> = vec![];
+        for (_, shard) in lineage.shards() {
+            let is_gone = |id: &&ShardId| lineage.get(**id).is_none_or(|node| node.shard.is_none());
+            let parents: Vec<ShardId> = shard.parents.iter().filter(is_gone).copied().collect();
+            if parents.is_empty() {
+                continue;
+            }
+            let after = self.area(shard);
+            let area = Area { x: self.left, width: after.x - self.left, ..after };
+            match gone.iter_mut().find(|(known, _)| *known == parents) {
+                // The two children of a split: their ranges meet.
+                Some((_, known)) => {
+                    let bottom = (known.y + known.height).max(area.y + area.height);
+                    known.y = known.y.min(area.y);
+                    known.height = bottom - known.y;
+                }
+                None => gone.push((parents, area)),
             }
         }
+        gone
     }
 
     fn field(&self, svg: &mut String, node: &Node, shard: &Shard) {
@@ -201,7 +218,7 @@ impl Frame {
         let hue = 360.0 * (fraction(shard.range.first.0) + part(shard.range) / 2.0);
         // Yellow fields look brighter than blue ones of the same lightness.
         let (fill, edge) = match shard.is_open() {
-            true => (colour(hue, 0.62, 0.72), colour(hue, 0.55, 0.42)),
+            true => (colour(hue, 0.58, 0.76), colour(hue, 0.45, 0.45)),
             false => (colour(hue, 0.38, 0.91), colour(hue, 0.30, 0.72)),
         };
         match shard.is_open() {
@@ -271,7 +288,7 @@ impl Frame {
             (34.0, "open"),
             (124.0, "closed"),
             (224.0, "expired: its records are gone"),
-            (430.0, "columns are not to scale"),
+            (440.0, "columns are not to scale"),
         ] {
             let _ = writeln!(
                 svg,
@@ -369,7 +386,6 @@ fn colour(hue: f64, saturation: f64, lightness: f64) -> String {
 mod tests {
     use super::*;
     use crate::cli::stream::lineage::sample;
-    use tristream_proto::domain::ShardId;
 
     const NOW: Timestamp = Timestamp(1_795_257_000_000);
 
@@ -424,8 +440,8 @@ mod tests {
             assert!(svg.contains(text), "{text} in {svg}");
         }
         let open = svg.matches("<rect").count() + svg.matches("<path").count();
-        // Six shards, two halves of the expired one, three in the legend, two backgrounds.
-        assert_eq!(open, 6 + 2 + 3 + 2);
+        // Six shards, the expired one, three in the legend, two backgrounds.
+        assert_eq!(open, 6 + 1 + 3 + 2);
     }
 
     #[test]
@@ -456,5 +472,19 @@ mod tests {
         assert_eq!(colour(120.0, 1.0, 0.5), "#00ff00");
         assert_eq!(colour(240.0, 1.0, 0.5), "#0000ff");
         assert_eq!(colour(90.0, 0.0, 1.0), "#ffffff");
+    }
+}
+#[cfg(test)]
+mod tmpdump {
+    #[test]
+    fn tmpdump() {
+        std::fs::write(
+            "/tmp/ops-sample.svg",
+            super::draw(
+                &crate::cli::stream::lineage::sample::lineage(),
+                tristream_proto::domain::Timestamp(1_795_257_000_000),
+            ),
+        )
+        .unwrap();
     }
 }

@@ -14,11 +14,11 @@ use crate::cli::table::{Align, Table};
 /// No line is wider.
 pub(super) const COLUMNS: usize = 100;
 /// Of the branches to the left of a shard; deeper ones are cut off at their beginning.
-const BRANCHES_MAX: usize = 20;
+const BRANCHES_MAX: usize = 12;
 /// Of a hash key's 32 digits.
 const HEX_DIGITS_MAX: usize = 6;
 /// Cells of the bar that shows a shard's part of the key space.
-const BAR_CELLS: u32 = 16;
+const BAR_CELLS: u32 = 12;
 
 /// A line of the tree.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub(super) fn draw(lineage: &Lineage, colours: Colours) -> Vec<String> {
         ("KEYS", Align::Left),
         ("", Align::Left),
         ("RECORDS", Align::Right),
-        ("NUMBERS FROM", Align::Left),
-        ("TO", Align::Left),
+        ("FIRST", Align::Left),
+        ("LAST", Align::Left),
         ("LEADER", Align::Left),
     ];
     let mut table = Table::new(&heads, 0);
@@ -148,21 +148,22 @@ fn cut(branches: &str) -> String {
     if count <= BRANCHES_MAX {
         return branches.to_owned();
     }
-    let tail: String = branches.chars().skip(count - BRANCHES_MAX + 1).collect();
-    format!("…{tail}")
+    let tail: String = branches.chars().skip(count - BRANCHES_MAX + 2).collect();
+    format!("… {tail}")
 }
 
 /// The part of the key space, drawn: at least a mark, however small it is.
 fn bar(range: HashKeyRange, is_open: bool) -> String {
-    let cell = u128::MAX / u128::from(BAR_CELLS) + 1;
+    let cells = u128::from(BAR_CELLS);
+    let cell = u128::MAX / cells;
     let (full, empty) = (if is_open { '█' } else { '▒' }, '·');
     let middle = range.first.0 + (range.last.0 - range.first.0) / 2;
-    (0..u128::from(BAR_CELLS))
+    (0..cells)
         .map(|at| {
-            let (from, half) = (at * cell, at * cell + cell / 2);
+            let half = at * cell + cell / 2;
             // A cell is filled when its middle is the shard's, or the shard's middle lies in it.
             let has = range.first.0 <= half && half <= range.last.0;
-            if has || (from..=from + (cell - 1)).contains(&middle) { full } else { empty }
+            if has || (middle / cell).min(cells - 1) == at { full } else { empty }
         })
         .collect()
 }
@@ -222,15 +223,15 @@ mod tests {
         assert_eq!(
             table,
             "\
-SHARD            KEYS                         RECORDS  NUMBERS FROM  TO           LEADER
+SHARD            KEYS                     RECORDS  FIRST        LAST         LEADER
 × 0              expired
-├─● 2            ████············  0000-3fff  123,456  4968…672418   4968…486370  az-b
-└─○ 3            ····▒▒▒▒········  4000-7fff        0  4968…652850   -            az-c
-  └─● 6 = 3 + 4  ····████████····  4000-bfff        0  4968…843426   -            az-b
-○ 1              ········▒▒▒▒▒▒▒▒  8000-ffff   61,728  4968…888466   4968…702418  az-a
-├─○ 4            ········▒▒▒▒····  8000-bfff        ?  4968…847362   ?            none
+├─● 2            ███·········  0000-3fff  123,456  4968…672418  4968…486370  az-b
+└─○ 3            ···▒▒▒······  4000-7fff        0  4968…652850  -            az-c
+  └─● 6 = 3 + 4  ···██████···  4000-bfff        0  4968…843426  -            az-b
+○ 1              ······▒▒▒▒▒▒  8000-ffff   61,728  4968…888466  4968…702418  az-a
+├─○ 4            ······▒▒▒···  8000-bfff        ?  4968…847362  ?            none
 │ └─→ 6
-└─● 5            ············████  c000-ffff  123,456  4968…827794   4968…641746  az-a"
+└─● 5            ·········███  c000-ffff  123,456  4968…827794  4968…641746  az-a"
         );
     }
 
@@ -278,10 +279,10 @@ SHARD            KEYS                         RECORDS  NUMBERS FROM  TO         
     #[test]
     fn the_smallest_shard_has_a_mark_of_its_own() {
         let range = |first, last| HashKeyRange { first: HashKey(first), last: HashKey(last) };
-        assert_eq!(bar(range(0, u128::MAX), true), "█".repeat(16));
-        assert_eq!(bar(range(0, u128::MAX / 2), false), "▒▒▒▒▒▒▒▒········");
-        assert_eq!(bar(range(5, 5), true), format!("█{}", "·".repeat(15)));
-        assert_eq!(bar(range(u128::MAX, u128::MAX), true), format!("{}█", "·".repeat(15)));
+        assert_eq!(bar(range(0, u128::MAX), true), "█".repeat(12));
+        assert_eq!(bar(range(0, u128::MAX / 2), false), "▒▒▒▒▒▒······");
+        assert_eq!(bar(range(5, 5), true), format!("█{}", "·".repeat(11)));
+        assert_eq!(bar(range(u128::MAX, u128::MAX), true), format!("{}█", "·".repeat(11)));
     }
 
     #[test]
