@@ -167,13 +167,14 @@ impl Client {
         Ok(status)
     }
 
-    /// Stores one record, durable on a majority when this returns `Ok`.
+    /// Stores one record, durable on a majority when this returns `Ok`. A caller who may repeat a put that
+    /// ended as unknown gives the record an origin of its own, the same in each: else it is stored anew.
     pub async fn put(&self, stream: &StreamName, record: Record) -> Result<SequenceNumber, Error> {
         let mut outcomes = self.put_batch(stream, vec![record]).await;
         outcomes.pop().unwrap_or_else(|| Err(Error::Protocol("a put without outcome".to_owned())))
     }
 
-    /// Stores records, each on the shard of its key: in this order within a shard, several to a request.
+    /// Stores records, each on the shard of its key: in this order within a key, several to a request.
     /// One outcome per record, in the order of `records`; some may be stored while others are not.
     pub async fn put_batch(
         &self,
@@ -195,7 +196,10 @@ impl Client {
         shard: ShardId,
         start: Start,
     ) -> Result<Subscription, Error> {
-        let description = self.stream(stream).await?;
+        let mut description = self.stream(stream).await?;
+        if description.map.get(shard).is_none() {
+            description = self.describe_stream(stream).await?;
+        }
         match description.map.get(shard) {
             Some(shard) => Ok(Subscription::new(self.clone(), stream.clone(), shard, start)),
             None => Err(Error::Invalid(format!("stream {stream} has no {shard}"))),

@@ -3,3 +3,4 @@
 mod fake;
 mod puts;
 mod reads;
+mod resharding;

@@ -52,16 +52,20 @@ pub async fn kinesis(
     send(address, "POST", "/", &kinesis_headers(&target), &serde_json::to_vec(body)?, limit).await
 }
 
-/// The same over a connection that is already open.
+/// The same over a connection that is already open; `invocation` is what an SDK sends with every attempt of
+/// one call.
 pub async fn kinesis_over(
     connection: impl AsyncRead + AsyncWrite + Unpin,
     address: &str,
     operation: &str,
     body: &Value,
+    invocation: Option<&str>,
 ) -> anyhow::Result<Answer> {
     let target = target(operation);
     let body = serde_json::to_vec(body)?;
-    parse(&exchange(connection, address, "POST", "/", &kinesis_headers(&target), &body).await?)
+    let mut headers = kinesis_headers(&target).to_vec();
+    headers.extend(invocation.map(|id| ("amz-sdk-invocation-id", id)));
+    parse(&exchange(connection, address, "POST", "/", &headers, &body).await?)
 }
 
 fn target(operation: &str) -> String {

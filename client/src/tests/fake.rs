@@ -1,6 +1,7 @@
-//! A fake cluster: up to three gRPC servers that share one script.
+//! A fake cluster: up to three gRPC servers that share one script. It seals and splits when told to,
+//! recognises records by their origins, loses answers, and lets nodes fall silent.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tristream_proto::domain::{
-    GroupId, HashKey, HashKeyRange, NodeId, Record, SequenceNumber, Shard, ShardId,
+    GroupId, HashKey, HashKeyRange, NodeId, Origin, Record, SequenceNumber, Shard, ShardId,
 };
 use tristream_proto::wire;
 use tristream_proto::wire::refusal::Kind;
@@ -22,12 +23,20 @@ use crate::{Client, Options};
 
 pub(super) const CREATION_SECOND: u64 = 1_790_000_000;
 
-/// What a node says to a put, instead of storing the records.
+/// How long a description waits for a newer map.
+const MAP_TIME: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(1);
+
+/// What a node says to a put, instead of storing the records and saying so.
 #[derive(Clone, Debug)]
 pub(super) enum Says {
     Refusal(wire::Refusal),
     /// The call breaks off.
     Status(tonic::Code),
+    /// The records are stored if they may be, and then the call breaks off.
+    Lost,
+    /// The same, and the shard is sealed before anybody asks again.
+    LostAndSealed,
 }
 
 /// What a node does with a subscription.
@@ -54,7 +63,17 @@ pub(super) struct State {
     /// (node asked, shard, records) of every put that came in.
     pub(super) asked: Vec<(u64, u32, usize)>,
     pub(super) subscribed: Vec<(u64, Option<wire::subscribe_request::From>)>,
+    /// Subscriptions are served what is stored, not feeds.
+    pub(super) live: bool,
     pub(super) described: usize,
+    /// Take nothing more; their children are not in the map.
+    pub(super) sealed: BTreeSet<ShardId>,
+    /// What was stored, by origin: children remember it of their parents.
+    pub(super) window: BTreeMap<Origin, SequenceNumber>,
+    /// Nodes that never answer a put.
+    pub(super) paused: BTreeSet<u64>,
+    /// Descriptions name no leaders.
+    pub(super) leaders_untold: bool,
     pub(super) addresses: BTreeMap<u64, String>,
     puts_running: BTreeMap<u32, usize>,
     pub(super) overlapped: bool,
@@ -118,6 +137,36 @@ impl Fake {
         Client::connect(addresses, options).expect("good addresses")
     }
 
+    /// The shard takes nothing more.
+    pub(super) fn seal(&self, shard: u32) {
+        self.state.lock().sealed.insert(ShardId::from(shard));
+    }
+
+    /// Publishes a map in which the sealed `parents`, neighbours, have `children` in their place.
+    pub(super) fn publish(&self, parents: &[u32], children: u32) {
+        let mut state = self.state.lock();
+        let mut range: Option<HashKeyRange> = None;
+        for &parent in parents {
+            let closed = state.shards.iter_mut().find(|shard| shard.id.index() == parent);
+            let closed = closed.expect("a parent");
+            assert!(closed.is_open(), "closed once");
+            closed.closed_second = Some(CREATION_SECOND + 100);
+            let first = range.map_or(closed.range.first, |range| range.first);
+            range = Some(HashKeyRange { first, last: closed.range.last });
+        }
+        let (next, range) = (state.shards.len() as u32, range.expect("a parent"));
+        let width = (range.last.0 - range.first.0) / u128::from(children);
+        for i in 0..children {
+            let first = HashKey(range.first.0 + (width + 1) * u128::from(i));
+            let last = if i + 1 == children { range.last } else { HashKey(first.0 + width) };
+            let parents = parents.iter().map(|&parent| ShardId::from(parent)).collect();
+            let child = shard(next + i, HashKeyRange { first, last });
+            state.leaders.insert(child.id, u64::from(next + i) % 3 + 1);
+            state.shards.push(Shard { parents, ..child });
+        }
+        state.map_version += 1;
+    }
+
     pub(super) fn stored(&self, shard: u32) -> Vec<String> {
         self.state.lock().stored.get(&ShardId::from(shard)).cloned().unwrap_or_default()
     }
@@ -173,7 +222,10 @@ impl Node {
         let mut state = self.state.lock();
         state.described += 1;
         let shard = |shard: &Shard| wire::Shard {
-            leader: state.leaders.get(&shard.id).copied().unwrap_or_default(),
+            leader: match state.leaders_untold {
+                true => 0,
+                false => state.leaders.get(&shard.id).copied().unwrap_or_default(),
+            },
             ..wire::Shard::from(shard)
         };
         let stream = wire::Stream {
@@ -199,32 +251,146 @@ impl Node {
         state.asked.push((self.id, request.shard_index, request.records.len()));
         let refuse =
             |refusal| Ok(wire::PutResponse { refusal: Some(refusal), ..Default::default() });
-        match state.puts.pop_front() {
-            Some(Says::Refusal(refusal)) => return refuse(refusal),
-            Some(Says::Status(code)) => return Err(Status::new(code, "told to break off")),
-            None => {}
-        }
-        let of = |kind: Kind| wire::Refusal { kind: kind.into(), ..Default::default() };
-        let stale = wire::Refusal { map_version: state.map_version, ..of(Kind::StaleMap) };
-        if (request.incarnation, request.map_version) != (state.incarnation, state.map_version) {
-            return refuse(stale);
-        }
         let id = ShardId::from(request.shard_index);
+        let says = state.puts.pop_front();
+        match &says {
+            Some(Says::Refusal(refusal)) => return refuse(refusal.clone()),
+            Some(Says::Status(code)) => return Err(Status::new(*code, "told to break off")),
+            Some(Says::Lost | Says::LostAndSealed) | None => {}
+        }
+        let stored = self.store_in(&mut state, id, request);
+        match says {
+            None => match stored {
+                Ok(numbers) => Ok(answer(&numbers)),
+                Err(refusal) => refuse(refusal),
+            },
+            Some(says) => {
+                if matches!(says, Says::LostAndSealed) {
+                    state.sealed.insert(id);
+                }
+                Err(Status::unavailable("the answer is lost"))
+            }
+        }
+    }
+
+    /// As a node does: a shard that is open takes what was routed by an older map too.
+    fn store_in(
+        &self,
+        state: &mut State,
+        id: ShardId,
+        request: wire::PutRequest,
+    ) -> Result<Vec<SequenceNumber>, wire::Refusal> {
+        let of = |kind: Kind| wire::Refusal { kind: kind.into(), ..Default::default() };
+        let stale = |map_version| wire::Refusal { map_version, ..of(Kind::StaleMap) };
+        if request.map_version > state.map_version {
+            return Err(of(Kind::Unavailable));
+        }
+        let shard = state.shards.iter().find(|shard| shard.id == id);
+        let shard = match shard.filter(|shard| shard.is_open()) {
+            Some(shard) if request.incarnation == state.incarnation => shard.clone(),
+            _ => return Err(stale(state.map_version)),
+        };
         let leader = state.leaders.get(&id).copied().unwrap_or_default();
         if leader != self.id {
-            return refuse(wire::Refusal { leader, ..of(Kind::NotLeader) });
+            return Err(wire::Refusal { leader, ..of(Kind::NotLeader) });
         }
-        let shard = state.shards.iter().find(|shard| shard.id == id).expect("known").clone();
+        if state.sealed.contains(&id) {
+            return Err(stale(state.map_version + 1));
+        }
         let records: Vec<Record> =
             request.records.into_iter().map(|r| r.try_into().expect("valid")).collect();
         if records.iter().any(|record| !shard.range.contains(record.hash_key())) {
-            return refuse(stale);
+            return Err(stale(state.map_version));
         }
-        let stored = state.stored.entry(id).or_default();
-        let first = number(request.shard_index, stored.len() as u64 + 1);
-        stored.extend(records.iter().map(|r| String::from_utf8_lossy(&r.data).into_owned()));
-        Ok(wire::PutResponse { first_sequence_number: first.to_string(), ..Default::default() })
+        let mut numbers = vec![];
+        for record in records {
+            let origin = record.origin.expect("every record says which call it came in with");
+            let stored = state.stored.entry(id).or_default();
+            let next = number(request.shard_index, stored.len() as u64 + 1);
+            let known = *state.window.entry(origin).or_insert(next);
+            if known == next {
+                stored.push(String::from_utf8_lossy(&record.data).into_owned());
+            }
+            numbers.push(known);
+        }
+        Ok(numbers)
     }
+
+    /// One subscription to what is stored: ends with the children of a closed shard.
+    fn serve(&self, request: wire::SubscribeRequest) -> ReceiverStream<Event> {
+        use wire::subscribe_request::From;
+        let (id, state) = (ShardId::from(request.shard_index), self.state.clone());
+        let (sender, receiver) = mpsc::channel(4);
+        let place = |text: String| {
+            text.parse::<SequenceNumber>().expect("a number").counter.saturating_sub(1)
+        };
+        let mut at = match request.from.expect("a start") {
+            From::AtSequenceNumber(text) => place(text),
+            From::AfterSequenceNumber(text) => place(text) + 1,
+            From::Latest(_) => state.lock().stored.get(&id).map_or(0, Vec::len) as u64,
+            From::TrimHorizon(_) | From::AtTimestampMs(_) => 0,
+        };
+        tokio::spawn(async move {
+            let mut first = true;
+            loop {
+                let (event, ends) = event(&state.lock(), id, &mut at);
+                if (first || ends || !event.records.is_empty())
+                    && sender.send(Ok(event)).await.is_err()
+                    || ends
+                {
+                    return;
+                }
+                first = false;
+                tokio::time::sleep(POLL).await;
+            }
+        });
+        ReceiverStream::new(receiver)
+    }
+}
+
+type Event = Result<wire::SubscribeEvent, Status>;
+
+/// What is stored in the shard from `at` on, a few records at a time, and whether that is its end.
+fn event(state: &State, id: ShardId, at: &mut u64) -> (wire::SubscribeEvent, bool) {
+    let Some(shard) = state.shards.iter().find(|shard| shard.id == id) else {
+        let refusal = wire::Refusal { kind: Kind::Invalid.into(), ..Default::default() };
+        return (wire::SubscribeEvent { refusal: Some(refusal), ..Default::default() }, true);
+    };
+    let stored = state.stored.get(&id).map_or(&[][..], Vec::as_slice);
+    let records: Vec<wire::StoredRecord> = (*at + 1..)
+        .zip(stored.iter().skip(*at as usize).take(7))
+        .map(|(counter, data)| wire::StoredRecord {
+            sequence_number: number(id.index(), counter).to_string(),
+            arrival_ms: 1,
+            partition_key: "k".to_owned(),
+            data: data.clone().into(),
+        })
+        .collect();
+    *at += records.len() as u64;
+    let ends = !shard.is_open() && *at as usize >= stored.len();
+    let children = state.shards.iter().filter(|shard| ends && shard.parents.contains(&id));
+    let child = |shard: &Shard| wire::ChildShard { shard: Some(wire::Shard::from(shard)) };
+    let event = wire::SubscribeEvent {
+        records,
+        next_sequence_number: number(id.index(), *at + 1).to_string(),
+        children: children.map(child).collect(),
+        map_version: state.map_version,
+        ..Default::default()
+    };
+    (event, ends)
+}
+
+/// One number where the others follow from it.
+fn answer(numbers: &[SequenceNumber]) -> wire::PutResponse {
+    let follows = |pair: &[SequenceNumber]| {
+        pair[1] == SequenceNumber { counter: pair[0].counter + 1, ..pair[0] }
+    };
+    if numbers.windows(2).all(follows) {
+        let first_sequence_number = numbers[0].to_string();
+        return wire::PutResponse { first_sequence_number, ..Default::default() };
+    }
+    let sequence_numbers = numbers.iter().map(SequenceNumber::to_string).collect();
+    wire::PutResponse { sequence_numbers, ..Default::default() }
 }
 
 #[tonic::async_trait]
@@ -270,6 +436,7 @@ impl Tristream for Node {
                 Ok(Response::new(wire::CreateStreamResponse { refusal: Some(refusal) }))
             }
             Some(Says::Status(code)) => Err(Status::new(code, "told to break off")),
+            Some(says) => unreachable!("{says:?} is for puts"),
             None => Ok(Response::new(wire::CreateStreamResponse { refusal: None })),
         }
     }
@@ -293,7 +460,14 @@ impl Tristream for Node {
         &self,
         request: Request<wire::DescribeStreamRequest>,
     ) -> Result<Response<wire::DescribeStreamResponse>, Status> {
-        Ok(Response::new(self.describe(request.into_inner().name)))
+        let wire::DescribeStreamRequest { name, map_version_min } = request.into_inner();
+        let wait = async {
+            while self.state.lock().map_version < map_version_min {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(MAP_TIME, wait).await;
+        Ok(Response::new(self.describe(name)))
     }
 
     async fn put(
@@ -302,6 +476,10 @@ impl Tristream for Node {
     ) -> Result<Response<wire::PutResponse>, Status> {
         let request = request.into_inner();
         let index = request.shard_index;
+        if self.state.lock().paused.contains(&self.id) {
+            self.state.lock().asked.push((self.id, index, request.records.len()));
+            std::future::pending::<()>().await;
+        }
         {
             let mut state = self.state.lock();
             let running = state.puts_running.entry(index).or_default();
@@ -319,9 +497,14 @@ impl Tristream for Node {
         &self,
         request: Request<wire::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
         let feed = {
             let mut state = self.state.lock();
-            state.subscribed.push((self.id, request.into_inner().from));
+            state.subscribed.push((self.id, request.from.clone()));
+            if state.live {
+                drop(state);
+                return Ok(Response::new(self.serve(request)));
+            }
             state.feeds.pop_front()
         };
         let (events, silent) = match feed {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an attempt is in the history before it sets out. Must not know how clients talk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,7 @@ pub(super) enum Phase {
 /// What clients share with each other and with the run.
 pub(super) struct Board {
     pub(super) stream: StreamName,
+    /// Shards at the beginning.
     pub(super) shard_count: u32,
     state: Mutex<State>,
 }
@@ -54,13 +55,16 @@ pub(super) struct Board {
 struct State {
     phase: Phase,
     history: History,
-    calm_acks: BTreeSet<String>,
+    /// A reshard completed in the calm, and every shard that was open then took a put.
+    calm_probe: bool,
+    probes: u64,
     /// A stream was created and deleted, all in the calm.
     calm_cycle: bool,
     counts: BTreeMap<String, u64>,
     /// What the auditor waits for.
     waits_for: String,
     operator_waits_for: String,
+    resharder_waits_for: &'static str,
 }
 
 impl Board {
@@ -68,11 +72,13 @@ impl Board {
         let state = State {
             phase: Phase::Forming,
             history: History::new(),
-            calm_acks: BTreeSet::new(),
+            calm_probe: false,
+            probes: 0,
             calm_cycle: false,
             counts: BTreeMap::new(),
             waits_for: "nothing yet".to_owned(),
             operator_waits_for: "nothing yet".to_owned(),
+            resharder_waits_for: "nothing yet",
         };
         let shard_count = 1 + (seed % 4) as u32;
         let stream = "orders".parse()?;
@@ -91,12 +97,8 @@ impl Board {
     /// What of a healthy cluster has not been seen since the calm began.
     pub(super) fn unhealed(&self) -> Option<String> {
         let state = self.state.lock();
-        let (acked, all) = (state.calm_acks.len(), self.shard_count as usize);
-        if acked < all {
-            return Some(format!(
-                "{acked} of {all} shards have taken a put: {:?}",
-                state.calm_acks
-            ));
+        if !state.calm_probe {
+            return Some(format!("the resharder waits for {}", state.resharder_waits_for));
         }
         let waits = || format!("the operator waits for {}", state.operator_waits_for);
         (!state.calm_cycle).then(waits)
@@ -104,6 +106,31 @@ impl Board {
 
     pub(super) fn cycled_in_calm(&self) {
         self.state.lock().calm_cycle = true;
+    }
+
+    pub(super) fn probed_in_calm(&self) {
+        self.state.lock().calm_probe = true;
+    }
+
+    pub(super) fn resharder_waits_for(&self, what: &'static str) {
+        tracing::info!(what, "the resharder waits");
+        self.state.lock().resharder_waits_for = what;
+    }
+
+    /// Makes up a record, and notes that an attempt to put it sets out.
+    pub(super) fn send_probe(&self, key: &str) -> (RecordId, Bytes) {
+        let mut state = self.state.lock();
+        state.probes += 1;
+        let data = Bytes::from(format!("probe-{}", state.probes));
+        let id = state.history.intend(Some(key.to_owned()), data.clone());
+        state.history.push(Event::Sent(id));
+        (id, data)
+    }
+
+    /// Notes that further attempts to put these set out.
+    pub(super) fn send_again(&self, batch: &[(RecordId, String, Bytes)]) {
+        let mut state = self.state.lock();
+        batch.iter().for_each(|(id, ..)| state.history.push(Event::Sent(*id)));
     }
 
     pub(super) fn operator_waits_for(&self, what: String) {
@@ -156,13 +183,7 @@ impl Board {
     /// Notes how an attempt ended.
     pub(super) fn note(&self, id: RecordId, outcome: Outcome) {
         let (event, what) = match outcome {
-            Outcome::Acked(position) => {
-                let mut state = self.state.lock();
-                if state.phase == Phase::Calm {
-                    state.calm_acks.insert(position.shard.clone());
-                }
-                (Event::Acked(id, position), "acked_records")
-            }
+            Outcome::Acked(position) => (Event::Acked(id, position), "acked_records"),
             Outcome::Refused => (Event::Refused(id), "refused_records"),
             Outcome::Unknown => (Event::Unknown(id), "unknown_records"),
         };

@@ -149,6 +149,7 @@ pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
     board.push(Event::Map(description.map.shards().iter().map(history::ShardSeen::from).collect()));
     // Every commit has reached everybody by then, also of puts that nobody learnt the outcome of.
     sleep(Duration::from_secs(2)).await;
+    board.count("shards", description.map.shards().len() as u64);
     for shard in description.map.shards() {
         let ends = board.newest_ack(&shard.id.to_string());
         for (node, az) in AZS.into_iter().enumerate() {
@@ -212,10 +213,13 @@ async fn read_replica_once(
         for record in event.records {
             records.push(stored(record.try_into()?).map_err(anyhow::Error::msg)?);
         }
+        if !event.children.is_empty() {
+            return Ok(records);
+        }
         let reached = ends.is_none_or(|ends| {
             records.last().is_some_and(|newest| newest.position.number >= *ends)
         });
-        if reached && event.millis_behind == 0 && !event.stale {
+        if shard.is_open() && reached && event.millis_behind == 0 && !event.stale {
             return Ok(records);
         }
     }

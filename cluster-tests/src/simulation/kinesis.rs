@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use turmoil::net::TcpStream;
 
 use super::board::{Board, Outcome, Phase};
 use super::cluster::{AZS, KINESIS_PORT};
-use crate::history::{Event, Position, SequenceNumber, Stored};
+use crate::history::{Event, Position, RecordId, SequenceNumber, Stored};
 use crate::raw_http::{Answer, kinesis_over};
 
 /// Most records of one PutRecords.
@@ -25,22 +26,32 @@ const BATCH_MAX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(7);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(60);
+/// Rounds of the reader between two listings.
+const LISTING_ROUNDS: u64 = 25;
 /// The name of the reader.
 const READER: &str = "kinesis";
 
+/// Attempts of one call.
+const ATTEMPTS: u32 = 3;
+
 /// Why a call has no answer.
-enum Silence {
+pub(super) enum Silence {
     /// Nothing was sent.
     NotConnected,
     /// It may have arrived.
     Broken,
 }
 
-async fn call(node: usize, operation: &str, body: &Value) -> Result<Answer, Silence> {
+pub(super) async fn call(
+    node: usize,
+    operation: &str,
+    body: &Value,
+    invocation: Option<&str>,
+) -> Result<Answer, Silence> {
     let address = format!("{}:{KINESIS_PORT}", AZS[node]);
     let connected = timeout(CONNECT_PATIENCE, TcpStream::connect(address.as_str())).await;
     let Ok(Ok(connection)) = connected else { return Err(Silence::NotConnected) };
-    match timeout(PATIENCE, kinesis_over(connection, &address, operation, body)).await {
+    match timeout(PATIENCE, kinesis_over(connection, &address, operation, body, invocation)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) | Err(_) => Err(Silence::Broken),
     }
@@ -52,33 +63,65 @@ pub(super) async fn producer(seed: u64, board: Arc<Board>) -> turmoil::Result {
     board.reached(Phase::Storm).await;
     let mut made = 0;
     while board.phase() < Phase::Audit {
-        let node = random.random_range(0..3);
         let batch = board.send_batch("http", &mut made, &mut random, BATCH_MAX);
-        let entry =
-            |key: &str, data: &[u8]| json!({ "PartitionKey": key, "Data": STANDARD.encode(data) });
-        let outcomes = match &batch[..] {
-            [(_, key, data)] => {
-                let mut body = entry(key, data);
-                body["StreamName"] = json!(board.stream.as_str());
-                let answer = call(node, "PutRecord", &body).await;
-                outcomes(answer, 1, |answer| vec![answer.clone()])?
-            }
-            several => {
-                let entries: Vec<Value> =
-                    several.iter().map(|(_, key, data)| entry(key, data)).collect();
-                let body = json!({ "StreamName": board.stream.as_str(), "Records": entries });
-                let answer = call(node, "PutRecords", &body).await;
-                let records =
-                    |answer: &Value| answer["Records"].as_array().cloned().unwrap_or_default();
-                outcomes(answer, several.len(), records)?
-            }
-        };
+        let outcomes = put(&board, &batch, &mut random).await?;
         for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
             board.note(id, outcome);
         }
         sleep(Duration::from_millis(random.random_range(0..60))).await;
     }
     Ok(())
+}
+
+/// One call as an SDK makes it: sent again to any node under the same id while its outcome is not known.
+async fn put(
+    board: &Board,
+    batch: &[(RecordId, String, Bytes)],
+    random: &mut SmallRng,
+) -> anyhow::Result<Vec<Outcome>> {
+    let entry =
+        |key: &str, data: &[u8]| json!({ "PartitionKey": key, "Data": STANDARD.encode(data) });
+    let (operation, body) = match batch {
+        [(_, key, data)] => {
+            let mut body = entry(key, data);
+            body["StreamName"] = json!(board.stream.as_str());
+            ("PutRecord", body)
+        }
+        several => {
+            let entries: Vec<Value> =
+                several.iter().map(|(_, key, data)| entry(key, data)).collect();
+            ("PutRecords", json!({ "StreamName": board.stream.as_str(), "Records": entries }))
+        }
+    };
+    let records = |answer: &Value| match operation {
+        "PutRecord" => vec![answer.clone()],
+        _ => answer["Records"].as_array().cloned().unwrap_or_default(),
+    };
+    let invocation = format!("{:032x}", random.random::<u128>());
+    for attempt in 1.. {
+        if attempt > 1 {
+            board.send_again(batch);
+        }
+        let node = random.random_range(0..3);
+        let answer = call(node, operation, &body, Some(&invocation)).await;
+        let doubtful = match &answer {
+            Ok(answer) => answer.status == 500,
+            Err(Silence::Broken) => true,
+            Err(Silence::NotConnected) => attempt > 1,
+        };
+        if !doubtful || attempt == ATTEMPTS {
+            let mut outcomes = outcomes(answer, batch.len(), records)?;
+            // That this attempt stored nothing says nothing of those before it.
+            if attempt > 1 {
+                let refused = |outcome: &&mut Outcome| matches!(outcome, Outcome::Refused);
+                outcomes.iter_mut().filter(refused).for_each(|o| *o = Outcome::Unknown);
+            }
+            return Ok(outcomes);
+        }
+        board.count("calls_sent_again", 1);
+        sleep(Duration::from_millis(random.random_range(20..200))).await;
+    }
+    bail!("a call without attempts")
 }
 
 /// One outcome per record of the call; `entries` finds them in an answer of success.
@@ -114,19 +157,36 @@ fn outcome(entry: &Value) -> anyhow::Result<Outcome> {
     }
 }
 
-fn position(shard: Option<&str>, entry: &Value) -> anyhow::Result<Position> {
+pub(super) fn position(shard: Option<&str>, entry: &Value) -> anyhow::Result<Position> {
     let shard = shard.context("an answer without a shard")?.to_owned();
     let number = entry["SequenceNumber"].as_str().and_then(SequenceNumber::parse);
     Ok(Position { shard, number: number.context("an answer without a sequence number")? })
 }
 
-/// Reads one shard after the other with iterators, each call at any node: an iterator is good at all of them.
+/// Reads all shards with iterators, each call at any node: an iterator is good at all of them. Learns of new
+/// shards from listings.
 pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
     let mut random = SmallRng::seed_from_u64(seed ^ 0x5244);
     board.reached(Phase::Storm).await;
-    let mut places: Vec<Place> = (0..board.shard_count).map(Place::new).collect();
+    let mut places: Vec<Place> = Vec::new();
+    let mut round = 0u64;
     while board.phase() < Phase::Done {
-        for place in &mut places {
+        if round.is_multiple_of(LISTING_ROUNDS) {
+            let node = random.random_range(0..3);
+            let body = json!({ "StreamName": board.stream.as_str() });
+            let answer = call(node, "ListShards", &body, None).await;
+            if let Ok(Some(listing)) = answered(answer) {
+                let shards = listing["Shards"].as_array().context("a listing without shards")?;
+                for shard in shards {
+                    let id = shard["ShardId"].as_str().context("a shard without an id")?;
+                    if !places.iter().any(|place| place.shard == id) {
+                        places.push(Place::new(id));
+                    }
+                }
+            }
+        }
+        round += 1;
+        for place in places.iter_mut().filter(|place| !place.ended) {
             let node = random.random_range(0..3);
             match place.iterator.take() {
                 None => place.look_up(node, &board).await?,
@@ -145,11 +205,12 @@ struct Place {
     shard: String,
     last: Option<SequenceNumber>,
     iterator: Option<String>,
+    ended: bool,
 }
 
 impl Place {
-    fn new(index: u32) -> Place {
-        Place { shard: format!("shardId-{index:012}"), last: None, iterator: None }
+    fn new(id: &str) -> Place {
+        Place { shard: id.to_owned(), last: None, iterator: None, ended: false }
     }
 
     async fn look_up(&mut self, node: usize, board: &Board) -> anyhow::Result<()> {
@@ -161,7 +222,7 @@ impl Place {
                 body["StartingSequenceNumber"] = json!(last.to_string());
             }
         }
-        if let Some(answer) = answered(call(node, "GetShardIterator", &body).await)? {
+        if let Some(answer) = answered(call(node, "GetShardIterator", &body, None).await)? {
             self.iterator = answer["ShardIterator"].as_str().map(str::to_owned);
         }
         Ok(())
@@ -169,7 +230,7 @@ impl Place {
 
     async fn read(&mut self, node: usize, from: String, board: &Board) -> anyhow::Result<()> {
         let body = json!({ "ShardIterator": from, "Limit": 1000 });
-        let Some(answer) = answered(call(node, "GetRecords", &body).await)? else {
+        let Some(answer) = answered(call(node, "GetRecords", &body, None).await)? else {
             self.iterator = Some(from);
             return Ok(());
         };
@@ -184,12 +245,20 @@ impl Place {
         }
         board.count("records_read_by_iterator", records.len() as u64);
         self.iterator = answer["NextShardIterator"].as_str().map(str::to_owned);
+        let children = answer["ChildShards"].as_array().map_or(0, Vec::len);
+        if self.iterator.is_some() == (children > 0) {
+            bail!("{children} children, and the next iterator {:?}", self.iterator);
+        }
+        if children > 0 {
+            self.ended = true;
+            board.count("shards_read_to_their_end", 1);
+        }
         Ok(())
     }
 }
 
 /// The answer, none where the node could not be asked or could not serve. Anything else is wrong.
-fn answered(answer: Result<Answer, Silence>) -> anyhow::Result<Option<Value>> {
+pub(super) fn answered(answer: Result<Answer, Silence>) -> anyhow::Result<Option<Value>> {
     match answer {
         Ok(answer) if answer.status == 200 => Ok(Some(answer.json()?)),
         Ok(answer) if answer.status >= 500 => Ok(None),

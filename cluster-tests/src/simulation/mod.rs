@@ -11,6 +11,7 @@
 //! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
+//! | somebody who splits and merges shards | `resharder.rs` |
 //! | what clients share with the run | `board.rs` |
 //! | producers and readers, and the last reading of every replica | `clients.rs` |
 //! | what the run logs, as a hash | `trace.rs` |
@@ -24,6 +25,7 @@ mod fault;
 mod kinesis;
 mod operator;
 mod report;
+mod resharder;
 mod run;
 mod trace;
 mod world;

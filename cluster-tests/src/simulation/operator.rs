@@ -52,16 +52,16 @@ async fn cycle(
     )
     .await?;
     board.operator_waits_for(format!("{name} to be active"));
-    loop {
+    let incarnation = loop {
         let stream = client.describe_stream(name).await;
         match stream {
             Ok(stream) if stream.status == StreamStatus::Active => {
                 assert_eq!(stream.map.open().count(), shards as usize, "shards of {name}");
-                break;
+                break stream.incarnation;
             }
             _ => sleep(PAUSE).await,
         }
-    }
+    };
     board.operator_waits_for(format!("a put to {name}"));
     let record = Record {
         partition_key: PartitionKey::new("k").ok_or_else(|| Error::Invalid("key".to_owned()))?,
@@ -74,7 +74,17 @@ async fn cycle(
     insist(|| client.delete_stream(name), |error| matches!(error, Error::StreamNotFound(_)))
         .await?;
     board.operator_waits_for(format!("{name} to be gone"));
-    while !matches!(client.describe_stream(name).await, Err(Error::StreamNotFound(_))) {
+    loop {
+        match client.describe_stream(name).await {
+            Err(Error::StreamNotFound(_)) => break,
+            // An attempt to create it, of which nobody had heard any more, was carried out after all.
+            Ok(stream) if stream.incarnation != incarnation => {
+                board.count("streams_created_late", 1);
+                let gone = |error: &Error| matches!(error, Error::StreamNotFound(_));
+                insist(|| client.delete_stream(name), gone).await?;
+            }
+            _ => {}
+        }
         sleep(PAUSE).await;
     }
     board.operator_waits_for("nothing".to_owned());

@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 /// What must have happened somewhere in a sweep, besides a fault of each kind.
-const MUST_HAPPEN: [&str; 7] = [
+const MUST_HAPPEN: [&str; 10] = [
     "acked_records",
     "terms",
     "restarts",
@@ -35,6 +35,9 @@ const MUST_HAPPEN: [&str; 7] = [
     "records_read_live",
     "records_read_by_iterator",
     "streams_cycled",
+    "reshards",
+    "calls_sent_again",
+    "shards_read_to_their_end",
 ];
 
 /// Several seeds.

@@ -14,7 +14,7 @@ use super::cluster::Cluster;
 use super::fault::{Event, schedule};
 use super::report::Report;
 use super::trace::Trace;
-use super::{kinesis, operator};
+use super::{kinesis, operator, resharder};
 use crate::promises;
 
 /// The cluster forms, and the stream is active, within this time.
@@ -83,6 +83,7 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     cluster.add_client("http-producer", kinesis::producer(seed, board.clone()));
     cluster.add_client("reader", clients::reader(board.clone()));
     cluster.add_client("operator", operator::operator(seed, board.clone()));
+    cluster.add_client("resharder", resharder::resharder(seed, board.clone()));
     cluster.add_client("http-reader", kinesis::reader(seed, board.clone()));
     cluster.add_client("auditor", clients::auditor(board.clone()));
 

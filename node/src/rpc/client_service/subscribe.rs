@@ -101,7 +101,7 @@ async fn with_shard(
 /// of. One that is long gone never comes back.
 fn may_come(stream: &Stream, id: ShardId) -> bool {
     let mut children = stream.reshards.iter().flat_map(|reshard| &reshard.children);
-    let unheard = id.index() >= stream.next_shard;
+    let unheard = id.index() >= stream.free_index();
     stream.map.get(id).is_none() && (unheard || children.any(|child| child.id == id))
 }
 
