@@ -50,6 +50,11 @@ struct Replica {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DemandStep {
+    step: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Queue {
     queue: &'static str,
 }
@@ -91,6 +96,8 @@ pub struct Metrics {
     reshard_pause_seconds: Histogram,
     replica_lag: Family<Replica, Gauge>,
     queue_depth: Family<Queue, Gauge>,
+    on_demand_steps: Family<DemandStep, Counter>,
+    hot_keys: Gauge,
 }
 
 impl Default for Metrics {
@@ -138,6 +145,8 @@ impl Metrics {
             reshard_pause_seconds: latency(),
             replica_lag: Family::default(),
             queue_depth: Family::default(),
+            on_demand_steps: Family::default(),
+            hot_keys: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -227,6 +236,16 @@ impl Metrics {
             "queue_depth",
             "What waits in a queue: bytes, or entries",
             self.queue_depth.clone(),
+        );
+        r.register(
+            "on_demand_steps",
+            "Splits and merges begun here because of the load",
+            self.on_demand_steps.clone(),
+        );
+        r.register(
+            "hot_keys",
+            "Shards on demand with more load on one key than a split can help, as the metadata leader sees it",
+            self.hot_keys.clone(),
         );
     }
 
@@ -342,6 +361,16 @@ impl Metrics {
         for &node in nodes {
             self.replica_lag.remove(&Replica { group, node });
         }
+    }
+
+    /// The load of a stream on demand made a `step` begin: `split` or `merge`.
+    pub fn observe_on_demand_step(&self, step: &'static str) {
+        self.on_demand_steps.get_or_create(&DemandStep { step }).inc();
+    }
+
+    /// Shards whose load is on one key. Zero where this node does not lead the metadata.
+    pub fn set_hot_keys(&self, shards: usize) {
+        self.hot_keys.set(shards as i64);
     }
 
     /// What waits in a queue now.

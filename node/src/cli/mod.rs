@@ -4,6 +4,7 @@
 //! else to standard error; a failure is one sentence that says what to do next, and a non-zero exit.
 //! The commands that talk to a cluster know it only through the `tristream_client` library.
 
+mod bench;
 mod endpoints;
 mod node;
 mod pid_file;
@@ -48,6 +49,8 @@ enum Command {
     Tail(tail::Args),
     /// Show nodes, leaders and lag.
     Status(status::Args),
+    /// Measure a running cluster under load.
+    Bench(bench::Args),
 }
 
 impl Command {
@@ -67,6 +70,7 @@ impl Command {
             Command::Put(args) => put::run(args).await,
             Command::Tail(args) => tail::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
         }
     }
 }

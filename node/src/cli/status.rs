@@ -11,6 +11,8 @@ use tristream_proto::wire;
 use super::endpoints::{Endpoints, explain};
 use super::screen::{self, CLEAR, Colours};
 use super::table::{Align, Table, WIDTH};
+use crate::reshard::demand::{HotKey, Picture};
+use crate::router::observed;
 
 /// Pause between two pictures of `--watch`.
 const WATCH_STEP: Duration = Duration::from_secs(1);
@@ -57,6 +59,8 @@ fn show(status: &wire::ClusterStatusResponse, colours: Colours) -> Vec<String> {
     lines.extend(bold_head(&nodes(status), colours));
     lines.push(String::new());
     lines.extend(bold_head(&groups(status, &zones), colours));
+    let hot = status.groups.iter().filter_map(hot_key);
+    lines.extend(hot.map(|line| colours.bad(&line)));
     lines
 }
 
@@ -132,6 +136,24 @@ fn groups(status: &wire::ClusterStatusResponse, zones: &BTreeMap<u64, &str>) -> 
     table
 }
 
+fn picture(group: &wire::GroupStatus) -> Option<Picture> {
+    group.load.clone().map(|load| Picture::from(observed(load)))
+}
+
+/// A line about a shard whose load is on one key.
+fn hot_key(group: &wire::GroupStatus) -> Option<String> {
+    let Picture { peak_bytes, peak_records, hot_key, .. } = picture(group)?;
+    let HotKey { key, share } = hot_key?;
+    Some(format!(
+        "hot key: {} shard {}: {:.0} % of up to {:.1} MiB/s, {peak_records} records/s\n  \
+         have hash key {key}: no split can help",
+        group.stream,
+        group.shard_index,
+        share * 100.0,
+        peak_bytes as f64 / f64::from(1 << 20),
+    ))
+}
+
 /// The replicas that are behind, by zone; `-` when none is known to be.
 fn lag(group: &wire::GroupStatus, zone: &impl Fn(u64) -> String) -> String {
     let behind = group.replicas.iter().filter(|replica| replica.lag > 0);
@@ -154,7 +176,7 @@ fn as_json(status: &wire::ClusterStatusResponse) -> serde_json::Value {
     let replica = |replica: &wire::ReplicaStatus| json!({ "node": replica.node, "matched": replica.matched, "lag": replica.lag });
     let group = |group: &wire::GroupStatus| {
         let meta = group.stream.is_empty();
-        json!({
+        let mut json = json!({
             "group": if meta { json!("meta") } else { json!(group.group) },
             "stream": (!meta).then_some(&group.stream),
             "shard": (!meta).then(|| {
@@ -165,7 +187,11 @@ fn as_json(status: &wire::ClusterStatusResponse) -> serde_json::Value {
             "members": group.members,
             "committed": group.committed,
             "replicas": group.replicas.iter().map(replica).collect::<Vec<_>>(),
-        })
+        });
+        if let Some(picture) = picture(group) {
+            json["load"] = json!(picture);
+        }
+        json
     };
     json!({
         "cluster": status.cluster,
@@ -223,6 +249,34 @@ STREAM      SHARD  GROUP  LEADER  TERM  COMMITTED  LAG
 orders          3      7  az-b       4       1000  az-c 119
 orders          3      8  none       4       1000  az-c 136"
         );
+    }
+
+    #[test]
+    fn a_hot_key_has_a_line_and_its_load_is_in_the_json() {
+        let mut status = status("orders");
+        let lines = show(&status, Colours::off()).len();
+        let key = bytes::Bytes::copy_from_slice(&77u128.to_be_bytes());
+        let load = wire::ShardLoad {
+            peak_bytes: 2 << 20,
+            peak_records: 900,
+            sampled_hash_keys: vec![key; 100],
+            observed_ms: 60_000,
+        };
+        status.groups[1].load = Some(wire::ShardLoad { peak_bytes: 9, ..load.clone() });
+        status.groups[1].load.as_mut().expect("just set").peak_records = 9;
+        status.groups[2].load = Some(load);
+        let shown = show(&status, Colours::off());
+        assert_eq!(shown.len(), lines + 1, "a cold shard with one key has no line");
+        assert_eq!(
+            shown[lines],
+            "hot key: orders shard 3: 100 % of up to 2.0 MiB/s, 900 records/s\n  \
+             have hash key 77: no split can help"
+        );
+        let json = as_json(&status);
+        assert_eq!(json["groups"][2]["load"]["hot_key"]["hash_key"], "77");
+        assert_eq!(json["groups"][1]["load"]["peak_bytes"], 9);
+        assert!(json["groups"][1]["load"]["hot_key"].is_null());
+        assert!(json["groups"][0].get("load").is_none());
     }
 
     #[test]

@@ -38,6 +38,8 @@ fn commands_are_read() {
         "tristream tail orders --from trim-horizon --no-follow --shard 3 --raw",
         "tristream tail orders --from 5m --json",
         "tristream status --watch --json",
+        "tristream bench reshard",
+        "tristream bench reshard --shards 2 --rate 100 --seconds 5 --splits 3 --json --endpoint a:1",
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|e| e.to_string()));
     }
@@ -70,6 +72,8 @@ fn nonsense_is_refused_before_anything_happens() {
         "tristream tail orders --from yesterday",
         "tristream tail orders --json --raw",
         "tristream tail orders --shard x",
+        "tristream bench",
+        "tristream bench reshard --rate 0",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

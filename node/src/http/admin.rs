@@ -7,6 +7,8 @@ use tristream_proto::wire::{ClusterStatusResponse, GroupStatus, NodeStatus};
 
 use super::reply::{Answer, answer};
 use super::server::Door;
+use crate::reshard::demand::Picture;
+use crate::router::observed;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -86,6 +88,9 @@ struct Group {
     members: Vec<u64>,
     committed: u64,
     replicas: Vec<Replica>,
+    /// Of streams on demand only, while a leader observes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<Picture>,
 }
 
 #[derive(Serialize)]
@@ -134,6 +139,7 @@ impl From<GroupStatus> for Group {
             replicas: replicas
                 .map(|one| Replica { node: one.node, matched: one.matched, lag: one.lag })
                 .collect(),
+            load: group.load.map(|load| Picture::from(observed(load))),
         }
     }
 }

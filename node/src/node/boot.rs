@@ -123,6 +123,7 @@ impl Boot {
             self.world.clock.clone(),
             self.tasks.clone(),
             self.metrics.clone(),
+            Duration::from_secs(self.config.on_demand_window_seconds),
         );
         let placement = placement::start(
             placement::Parts {
@@ -155,6 +156,7 @@ impl Boot {
                 failpoints: self.world.failpoints.clone(),
                 metrics: self.metrics.clone(),
                 retention_override_seconds: self.config.retention_override_seconds,
+                on_demand_window: Duration::from_secs(self.config.on_demand_window_seconds),
             },
             &self.tasks,
         );

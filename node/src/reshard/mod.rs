@@ -2,8 +2,8 @@
 //!
 //! Owns the order of the steps (docs/resharding.md). Invariant: whatever this node is about to do
 //! can be read from the metadata view, and doing it a second time does nothing: so a new leader
-//! looks at the view and goes on, and nothing is lost with the old one. Must not know why a reshard
-//! was asked for, or what a shard hands over.
+//! looks at the view and goes on, and nothing is lost with the old one. The steps must not know why a
+//! reshard was asked for, or what a shard hands over.
 //!
 //! ```text
 //!  metadata view --> due     what is to be done: reshards to finish, steps of goals to begin
@@ -11,14 +11,17 @@
 //!                      |---> saga   the steps of one reshard        --> calls --> router, metadata
 //!                      '---> goal   begins the next splits, merges  --> calls --> metadata
 //!  metadata view --> expire  drops closed shards past their retention
+//!  loads --> demand (pure)   on_demand  proposes what makes streams on demand fit their load
 //! ```
 
 mod calls;
+pub mod demand;
 mod driver;
 mod due;
 mod expire;
 mod goal;
 mod handover;
+pub mod on_demand;
 mod saga;
 #[cfg(test)]
 mod testing;
@@ -26,6 +29,7 @@ mod testing;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -58,12 +62,21 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Seconds for which closed shards are kept, whatever their streams say.
     pub retention_override_seconds: Option<u64>,
+    /// Over which the load of streams on demand is observed.
+    pub on_demand_window: Duration,
 }
 
 /// Starts resharding; it ends with the node.
 pub fn start(parts: Parts, tasks: &Tasks) {
     let Parts { metadata, router, groups, clock, failpoints, metrics, .. } = parts;
     let retention = parts.retention_override_seconds;
+    let watching = on_demand::Parts {
+        router: router.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        window: parts.on_demand_window,
+    };
+    on_demand::start(watching, tasks);
     let leader = metadata.watch_leader();
     let calls =
         Cluster { metadata: metadata.clone(), router, groups, clock: clock.clone(), failpoints };

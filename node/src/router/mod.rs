@@ -7,6 +7,7 @@
 mod attempt;
 mod barrier;
 mod forward;
+mod loads;
 mod puts;
 mod records;
 mod reshard;
@@ -30,6 +31,8 @@ use crate::shard::{self, Shards};
 
 use barrier::Barriers;
 use forward::Forward;
+
+pub use loads::observed;
 
 /// What a new stream shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]

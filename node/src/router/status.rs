@@ -8,6 +8,7 @@ use tristream_proto::domain::{GroupId, NodeId};
 use tristream_proto::wire;
 
 use super::Router;
+use super::loads::{on_demand, thin};
 use crate::metadata::View;
 use crate::raft::Status;
 
@@ -19,35 +20,42 @@ impl Router {
     /// Nodes, groups, leaders and lag, gathered from every node that answers within a second.
     pub async fn cluster_status(&self) -> wire::ClusterStatusResponse {
         let roster = &self.inner.roster;
-        let ask = roster.others().map(|member| async move {
-            let answer = self.inner.forward.led_groups(member.node, ANSWER_TIME).await;
-            (member.node, answer.ok())
-        });
-        let answers: BTreeMap<NodeId, wire::LedGroupsResponse> =
-            join_all(ask).await.into_iter().filter_map(|(node, a)| Some((node, a?))).collect();
+        let (versions, mut groups) = self.all_groups().await;
+        groups.iter_mut().filter_map(|group| group.load.as_mut()).for_each(thin);
         let node = |member: &crate::roster::Member| {
-            let answer = answers.get(&member.node);
+            let version = versions.get(&member.node);
             let is_me = member.node == roster.me;
             wire::NodeStatus {
                 id: member.node.0,
                 az: member.az.clone(),
                 kinesis: member.kinesis.clone(),
                 peer: member.peer.clone(),
-                alive: is_me || answer.is_some(),
-                version: match answer {
-                    Some(answer) => answer.version.clone(),
+                alive: is_me || version.is_some(),
+                version: match version {
+                    Some(version) => version.clone(),
                     None if is_me => VERSION.to_owned(),
                     None => String::new(),
                 },
             }
         };
         let nodes = roster.members.iter().map(node).collect();
-        let told = answers.into_iter().flat_map(|(node, answer)| {
-            // Leaders speak for themselves only.
-            answer.groups.into_iter().filter(move |group| group.leader == node.0)
-        });
-        let groups = merge(self.known_groups(), told);
         wire::ClusterStatusResponse { cluster: roster.cluster.clone(), nodes, groups }
+    }
+
+    /// Versions of the other nodes that answer within a second, and every group as its leader tells it.
+    pub(super) async fn all_groups(&self) -> (BTreeMap<NodeId, String>, Vec<wire::GroupStatus>) {
+        let ask = self.inner.roster.others().map(|member| async move {
+            let answer = self.inner.forward.led_groups(member.node, ANSWER_TIME).await;
+            (member.node, answer.ok())
+        });
+        let (mut versions, mut told) = (BTreeMap::new(), vec![]);
+        for (node, answer) in join_all(ask).await {
+            let Some(wire::LedGroupsResponse { version, groups, .. }) = answer else { continue };
+            versions.insert(node, version);
+            // Leaders speak for themselves only.
+            told.extend(groups.into_iter().filter(|group| group.leader == node.0));
+        }
+        (versions, merge(self.known_groups(), told.into_iter()))
     }
 
     /// What this node tells another that gathers: the groups it leads.
@@ -59,8 +67,10 @@ impl Router {
 
     /// Every group of the view, as this node sees it.
     fn known_groups(&self) -> Vec<wire::GroupStatus> {
-        let outline = outline(&self.view(), &self.inner.roster.ids());
+        let view = self.view();
+        let outline = outline(&view, &self.inner.roster.ids());
         let groups = &self.inner.groups;
+        let on_demand = on_demand(&view);
         outline
             .into_iter()
             .map(|group| match groups.status(GroupId(group.group)) {
@@ -68,6 +78,10 @@ impl Router {
                 None => group,
             })
             .map(|group| self.with_records(group))
+            .map(|group| match on_demand.contains(&group.group) {
+                true => self.with_load(group),
+                false => group,
+            })
             .collect()
     }
 

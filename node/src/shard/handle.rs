@@ -13,6 +13,7 @@ use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_M
 use tristream_proto::domain::{ReadFrom, Record, RecordPosition, SequenceNumber, Shard};
 
 use super::appender::Appender;
+use super::load::{Load, Observed};
 use super::machine::ShardMachine;
 use super::reader::{self, Entries, Extent};
 use super::{
@@ -35,6 +36,7 @@ struct Inner {
     leader: watch::Receiver<Leadership>,
     applied: watch::Receiver<Option<u64>>,
     barrier: Rounds<u64>,
+    load: Load,
     metrics: Arc<Metrics>,
     /// Ends the appender's owner task.
     closing: CancellationToken,
@@ -45,12 +47,14 @@ impl Handle {
         shard: Shard,
         group: Group<ShardMachine>,
         appender: Appender,
+        load: Load,
         metrics: Arc<Metrics>,
         closing: CancellationToken,
     ) -> Handle {
         let (leader, applied) = (group.watch_leader(), group.applied());
         let barrier = Rounds::default();
-        let inner = Inner { shard, group, appender, leader, applied, barrier, metrics, closing };
+        let inner =
+            Inner { shard, group, appender, leader, applied, barrier, load, metrics, closing };
         Handle { inner: Arc::new(inner) }
     }
 
@@ -70,10 +74,12 @@ impl Handle {
     ) -> Result<Vec<SequenceNumber>, AppendError> {
         let begun = Instant::now();
         let (count, bytes) = (records.len(), records.iter().map(Record::bytes).sum());
-        let metrics = &self.inner.metrics;
+        let Inner { metrics, load, .. } = &*self.inner;
+        let glance = load.glance(begun, &records);
         let result = self.inner.appender.append(records, begun + deadline).await;
         if let Ok(_) | Err(AppendError::Unknown(_)) = result {
             metrics.observe_put(count, bytes);
+            load.count(self.leadership().term, glance);
         }
         match &result {
             Ok(_) => metrics.observe_ack(count, begun.elapsed()),
@@ -206,6 +212,17 @@ impl Handle {
     /// Who leads the shard.
     pub fn leadership(&self) -> Leadership {
         *self.inner.leader.borrow()
+    }
+
+    /// What came in at this shard since this node leads it, or since it was first asked; `None` where
+    /// it does not lead.
+    pub fn load(&self) -> Option<Observed> {
+        let leadership = self.leadership();
+        if !leadership.ready_here {
+            self.inner.load.forget();
+            return None;
+        }
+        Some(self.inner.load.observed(leadership.term, Instant::now()))
     }
 
     /// How the shard's group stands.

@@ -10,6 +10,7 @@ mod appender;
 mod command;
 mod handle;
 mod handover;
+mod load;
 mod machine;
 mod queue;
 mod reader;
@@ -25,6 +26,7 @@ use crate::raft::ProposeError;
 
 pub use handle::Handle;
 pub use handover::{Inheritance, Inherited, Opening, Sealed, WindowPart};
+pub use load::{Load, Observed};
 pub use registry::Shards;
 pub use rounds::Rounds;
 

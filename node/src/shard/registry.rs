@@ -15,6 +15,7 @@ use tristream_proto::domain::{GroupId, NodeId, Shard};
 
 use super::Handle;
 use super::appender::{Appender, Depth};
+use super::load::Load;
 use super::machine::ShardMachine;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -34,6 +35,8 @@ struct Inner {
     tasks: Tasks,
     metrics: Arc<Metrics>,
     depth: Arc<Depth>,
+    /// Over which the load of a shard is observed.
+    load_window: Duration,
     /// A cell is empty while its group is being opened.
     open: Mutex<BTreeMap<GroupId, Arc<OnceCell<Handle>>>>,
     /// Counts openings, so that one can be waited for.
@@ -41,17 +44,18 @@ struct Inner {
 }
 
 impl Shards {
-    /// No shards yet, on node `me`.
+    /// No shards yet, on node `me`. Their load is observed over `load_window`.
     pub fn new(
         groups: Groups,
         me: NodeId,
         clock: Arc<dyn Clock>,
         tasks: Tasks,
         metrics: Arc<Metrics>,
+        load_window: Duration,
     ) -> Shards {
         let depth = Arc::new(Depth::new(metrics.clone()));
         let (open, opened) = (Mutex::default(), watch::channel(0).0);
-        let inner = Inner { groups, me, clock, tasks, metrics, depth, open, opened };
+        let inner = Inner { groups, me, clock, tasks, metrics, depth, load_window, open, opened };
         Shards { inner: Arc::new(inner) }
     }
 
@@ -103,7 +107,7 @@ impl Shards {
     }
 
     async fn open_group(&self, shard: &Shard) -> anyhow::Result<Handle> {
-        let Inner { groups, me, clock, tasks, metrics, depth, .. } = &*self.inner;
+        let Inner { groups, me, clock, tasks, metrics, depth, load_window, .. } = &*self.inner;
         let group = groups.open(shard.group, ShardMachine::new(shard)).await?;
         let (appender, owner) = Appender::new(group.clone(), *me, clock.clone(), depth.clone());
         let closing = CancellationToken::new();
@@ -114,6 +118,7 @@ impl Shards {
                 () = owner => {}
             }
         });
-        Ok(Handle::new(shard.clone(), group, appender, metrics.clone(), closing))
+        let load = Load::new(shard.group, *load_window);
+        Ok(Handle::new(shard.clone(), group, appender, load, metrics.clone(), closing))
     }
 }

@@ -30,6 +30,11 @@ pub const RETENTION_HOURS_DEFAULT: u32 = 24;
 pub const ACCOUNT_SHARDS_MAX: usize = 200;
 /// Shards of a stream created without a count.
 pub const SHARDS_DEFAULT: u32 = 4;
+/// Bytes (data and keys) that a shard is meant to take in within a second. Not enforced: what streams on
+/// demand are laid out for.
+pub const SHARD_BYTES_PER_SECOND: u64 = 1 << 20;
+/// Records that a shard is meant to take in within a second. See `SHARD_BYTES_PER_SECOND`.
+pub const SHARD_RECORDS_PER_SECOND: u64 = 1_000;
 /// Most streams in one ListStreams answer, and the default.
 pub const LIST_STREAMS_DEFAULT: usize = 100;
 
