@@ -249,3 +249,6 @@ fn reason(error: &AppendError) -> Option<Refusal> {
         AppendError::Invalid(_) | AppendError::Sealed => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,6 +114,22 @@ async fn a_put_that_waits_for_its_own_call_ends_as_unknown() {
 }
 
 #[tokio::test]
+async fn a_caller_that_goes_away_while_it_waits_for_its_call_leaves_nothing() {
+    let bench = bench(leading(1, true));
+    let first = bench.send(sent(7, &[0])).await;
+    let proposed = bench.proposed().await;
+    let second = bench.send(sent(7, &[0])).await;
+    bench.settle().await;
+    second.abort();
+    assert!(second.await.is_err(), "aborted");
+    proposed.fail(ProposeError::Unavailable("no quorum".to_owned()));
+    assert!(first.await.expect("no panic").is_err());
+    until(|| bench.held() == 0).await;
+    bench.settle().await;
+    assert!(bench.group.script.lock().proposed.is_empty(), "nobody waits for it any more");
+}
+
+#[tokio::test]
 async fn an_entry_never_holds_a_record_twice() {
     let bench = bench(leading(1, false));
     // All of these are gathered together.
