@@ -1,4 +1,5 @@
-//! Shards of real groups with one member, on a simulated disk: a whole handover, and after a restart.
+//! Shards of real groups with one member, on a simulated disk: a whole handover, and after a
+//! restart.
 
 use std::sync::Arc;
 

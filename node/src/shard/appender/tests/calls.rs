@@ -97,6 +97,14 @@ async fn when_nobody_knows_of_the_first_attempt_nobody_knows_of_the_second() {
         assert_eq!(answer, Err(AppendError::Unknown("deposed".to_owned())));
     }
     assert_eq!(bench.held(), 0);
+    // While the term lasts it may yet land, so a third must not be proposed.
+    let third = bench.send_within(sent(7, &[0]), LONG).await.expect("no panic");
+    assert!(matches!(third, Err(AppendError::Unknown(_))), "{third:?}");
+    assert!(bench.group.script.lock().proposed.is_empty());
+    bench.group.leader.send_replace(leading(2, true));
+    let fourth = bench.send(sent(7, &[0])).await;
+    bench.proposed().await.land(9);
+    assert_eq!(places(fourth).await, [(9, 0)]);
 }
 
 #[tokio::test]
