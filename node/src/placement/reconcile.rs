@@ -24,6 +24,8 @@ const JOBS_AT_ONCE: usize = 8;
 const JOBS_PER_ROUND: usize = 64;
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// After which a closed shard that had not got its seal here is looked at again.
+const RETIRE_PAUSE: Duration = Duration::from_secs(1);
 /// Failures of one group in a row after which the node stops: about 8 minutes.
 const FAILURES_MAX: u32 = 20;
 
@@ -67,6 +69,13 @@ pub(super) fn plan(
     plan
 }
 
+/// Groups of shards that have given way to their children.
+pub(super) fn closed(view: &View) -> impl Iterator<Item = GroupId> {
+    let alive = view.streams.values().filter(|stream| stream.status != StreamStatus::Deleting);
+    let shards = alive.flat_map(|stream| stream.map.shards());
+    shards.filter(|shard| !shard.is_open()).map(|shard| shard.group)
+}
+
 /// Groups of which anything is left on this node.
 pub(super) type Present = watch::Receiver<Arc<BTreeSet<GroupId>>>;
 
@@ -88,6 +97,7 @@ pub(super) fn spawn(
         groups,
         logged: logged.into_iter().collect(),
         retries: Retries::new(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX),
+        retired: BTreeSet::new(),
         all_open,
         present,
         tasks: tasks.clone(),
@@ -104,6 +114,8 @@ struct Reconciler {
     /// Groups that the log had at the start and that were not destroyed since.
     logged: BTreeSet<GroupId>,
     retries: Retries<GroupId>,
+    /// Closed shards that have forgotten here what they remembered of calls.
+    retired: BTreeSet<GroupId>,
     all_open: watch::Sender<bool>,
     present: watch::Sender<Arc<BTreeSet<GroupId>>>,
     tasks: Tasks,
@@ -133,7 +145,9 @@ impl Reconciler {
                 self.work(jobs).await;
                 continue;
             }
-            let retry = self.retries.next_due();
+            let all_retired = self.retire(&view);
+            let look_again = (!all_retired).then(|| Instant::now() + RETIRE_PAUSE);
+            let retry = [self.retries.next_due(), look_again].into_iter().flatten().min();
             let wait = async {
                 match retry {
                     Some(due) => sleep_until(due).await,
@@ -170,6 +184,20 @@ impl Reconciler {
         jobs.retain(|job| self.retries.is_due(job.group(), now));
         jobs.truncate(JOBS_PER_ROUND);
         jobs
+    }
+
+    /// Lets closed shards forget what only their children need; `false` when one has not got its seal
+    /// here yet.
+    fn retire(&mut self, view: &View) -> bool {
+        let closed: BTreeSet<GroupId> = closed(view).collect();
+        self.retired.retain(|group| closed.contains(group));
+        for &group in closed.difference(&self.retired.clone()) {
+            if self.shards.get(group).is_some_and(|shard| shard.retire()) {
+                self.retired.insert(group);
+            }
+        }
+        let is_open = |group: &&GroupId| self.shards.get(**group).is_some();
+        closed.difference(&self.retired).find(is_open).is_none()
     }
 
     async fn work(&mut self, jobs: Vec<Job>) {

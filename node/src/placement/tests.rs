@@ -11,7 +11,7 @@ use tristream_proto::domain::{
 
 use super::balance::{Balance, Guest, guests};
 use super::initialise::Blank;
-use super::reconcile::{Plan, plan};
+use super::reconcile::{Plan, closed, plan};
 use super::stream_keeper::steps;
 use crate::metadata::{Command, Reshard, Stream, StreamMode, StreamStatus, View};
 use crate::raft::Status;
@@ -158,6 +158,8 @@ fn a_closed_shard_stays_until_it_has_left_the_map() {
         numbers(&plan(&view(3, vec![stream.clone()]), &ids(&[1, 2]), &ids(&[]), ME)).1
     };
     assert_eq!(destroyed(&stream), [0; 0]);
+    let forget: Vec<u64> = closed(&view(3, vec![stream.clone()])).map(|group| group.0).collect();
+    assert_eq!(forget, [1], "it gave way to its child, which has what it remembered");
     stream.map = ShardMap::new(MapVersion(2), vec![child]).unwrap();
     assert_eq!(destroyed(&stream), [1]);
 }

@@ -126,10 +126,10 @@ impl Handle {
     }
 
     /// Forgets the window, which takes memory and checkpoints: of a shard whose children have opened,
-    /// that is, which the view shows closed. Does nothing while the shard is not sealed here. Whoever
-    /// asks for its window afterwards is told that there is none.
-    pub fn retire(&self) {
-        self.inner.group.amend(ShardMachine::retire);
+    /// that is, which the view shows closed. Does nothing, and says `false`, while the shard is not
+    /// sealed here. Whoever asks for its window afterwards is told that there is none.
+    pub fn retire(&self) -> bool {
+        self.inner.group.amend(ShardMachine::retire)
     }
 
     /// Leading field of the shard's sequence numbers, as its own log says; `None` while a child waits

@@ -189,10 +189,12 @@ impl ShardMachine {
 
     /// Drops the window of a sealed shard. No entry to come depends on it, so replicas may do this each
     /// at their time; but whoever asks for the window afterwards gets none.
-    pub(super) fn retire(&mut self) {
-        if self.sealed.is_some() {
+    pub(super) fn retire(&mut self) -> bool {
+        let is_sealed = self.sealed.is_some();
+        if is_sealed {
             self.window = Window::default();
         }
+        is_sealed
     }
 
     fn step(&mut self, at: EntryId) {
