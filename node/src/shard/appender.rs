@@ -168,21 +168,21 @@ impl Inbox {
 
     /// Ends a put that has left the queue.
     fn refuse(&self, put: Put<Reply>, error: AppendError) {
-        self.with(|queue| queue.settle(put.cost_bytes()));
+        self.with(|queue| queue.settle(1, put.cost_bytes()));
         let _ = put.reply.send(Err(error));
     }
 
     /// A put that was gathered waits again, unless its caller went away.
     fn put_back(&self, put: Put<Reply>) {
         self.with(|queue| match put.reply.is_closed() {
-            true => queue.settle(put.cost_bytes()),
+            true => queue.settle(1, put.cost_bytes()),
             false => queue.put_back(put),
         });
     }
 
     /// Answers a gathered put all of whose records were stored before.
     fn answer_known(&self, put: Put<Reply>, known: Known) {
-        self.with(|queue| queue.settle(put.cost_bytes()));
+        self.with(|queue| queue.settle(1, put.cost_bytes()));
         self.depth.metrics.observe_deduplicated(put.records.len());
         let _ = put.reply.send(Ok(known.into_iter().flatten().flatten().collect()));
     }

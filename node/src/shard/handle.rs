@@ -6,7 +6,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +15,8 @@ use tristream_proto::domain::{ReadFrom, Record, RecordPosition, SequenceNumber, 
 use super::appender::Appender;
 use super::machine::ShardMachine;
 use super::reader::{self, Entries, Extent};
-use super::window::Rows;
 use super::{
-    AppendError, Inheritance, Inherited, Page, ReadError, Rounds, Sealed, WindowPart, command,
+    AppendError, Inheritance, Inherited, Page, ReadError, Rounds, Sealed, WindowPart, handover,
 };
 use crate::log::Entry;
 use crate::metrics::{Metrics, Refusal};
@@ -106,21 +104,24 @@ impl Handle {
         Ok((sealed, self.inner.group.inspect(|machine| machine.window(after))))
     }
 
-    /// Gives a child what its parents hand over. Parts it has are skipped. Leader only.
+    /// Gives a child what its parents hand over. Parts it has are skipped; with nothing to give it tells
+    /// how far it is. Leader only.
     pub async fn inherit(
         &self,
         inheritance: Inheritance,
         deadline: Duration,
     ) -> Result<Inherited, AppendError> {
         let until = Instant::now() + deadline;
-        let appender = &self.inner.appender;
+        let Inner { appender, group, .. } = &*self.inner;
         appender.check_leads()?;
-        let mut inherited = self.inner.group.inspect(ShardMachine::inherited);
-        for command in commands(&inheritance)? {
+        let mut inherited = group.inspect(ShardMachine::inherited);
+        for step in handover::steps(inheritance)? {
             if inherited.opened {
                 break;
             }
-            inherited = appender.inherit(command, until).await?;
+            if step.brings_news(&inherited) {
+                inherited = appender.inherit(step.command()?, until).await?;
+            }
         }
         Ok(inherited)
     }
@@ -239,23 +240,6 @@ impl Entries for Group<ShardMachine> {
     }
 }
 
-/// The inherit commands that hand this over: one per part, the last with the opening, so that each fits
-/// into an entry. Nothing that a replica could not read is let into the log.
-fn commands(inheritance: &Inheritance) -> Result<Vec<Bytes>, AppendError> {
-    let invalid = |error: &dyn std::fmt::Display| AppendError::Invalid(error.to_string());
-    for part in &inheritance.parts {
-        Rows::decode(&part.rows).map_err(|error| invalid(&error))?;
-    }
-    let last = inheritance.parts.len().saturating_sub(1);
-    let parts = inheritance.parts.chunks(1).enumerate().map(|(at, part)| {
-        let opening = inheritance.opening.as_ref().filter(|_| at == last);
-        command::inherit(part, opening)
-    });
-    let alone = inheritance.opening.as_ref().filter(|_| inheritance.parts.is_empty());
-    let alone = alone.map(|opening| command::inherit(&[], Some(opening)));
-    parts.chain(alone).collect::<Result<_, _>>().map_err(|error| invalid(&error))
-}
-
 fn reason(error: &AppendError) -> Option<Refusal> {
     match error {
         AppendError::NotLeader { .. } => Some(Refusal::NotLeader),
@@ -265,3 +249,6 @@ fn reason(error: &AppendError) -> Option<Refusal> {
         AppendError::Invalid(_) | AppendError::Sealed => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,8 @@ use super::AppendError;
 
 /// Puts that may wait at one shard, however small they are.
 pub(super) const WAITING_PUTS_MAX: usize = 16_384;
+/// Puts that may wait, be on their way, or wait for what is on its way.
+pub(super) const HELD_PUTS_MAX: usize = 4 * WAITING_PUTS_MAX;
 
 /// A put, waiting or on its way.
 #[derive(Debug)]
@@ -50,12 +52,14 @@ pub(super) struct Queue<R> {
     next_id: u64,
     /// Cost of everything let in and not settled: waiting, or on its way.
     held_bytes: usize,
+    /// How many puts that is.
+    held_puts: usize,
     closed: bool,
 }
 
 impl<R> Queue<R> {
     pub(super) fn new() -> Queue<R> {
-        Queue { waiting: VecDeque::new(), next_id: 0, held_bytes: 0, closed: false }
+        Queue { waiting: VecDeque::new(), next_id: 0, held_bytes: 0, held_puts: 0, closed: false }
     }
 
     /// Lets a put in and gives its id, or says at once why not.
@@ -71,13 +75,15 @@ impl<R> Queue<R> {
         let payload_bytes = check(&records)?;
         let cost_bytes = payload_bytes + records.len() * RECORD_OVERHEAD_BYTES_MAX;
         let has_room = self.held_bytes + cost_bytes <= SHARD_WAITING_BYTES_MAX
-            && self.waiting.len() < WAITING_PUTS_MAX;
+            && self.waiting.len() < WAITING_PUTS_MAX
+            && self.held_puts < HELD_PUTS_MAX;
         if !has_room {
             return Err(AppendError::Throttled { waiting_bytes: self.held_bytes });
         }
         let id = self.next_id;
         self.next_id += 1;
         self.held_bytes += cost_bytes;
+        self.held_puts += 1;
         self.waiting.push_back(Put { id, records, deadline, reply, payload_bytes, cost_bytes });
         Ok(id)
     }
@@ -86,7 +92,7 @@ impl<R> Queue<R> {
     pub(super) fn withdraw(&mut self, id: u64) -> Option<Put<R>> {
         let at = self.waiting.binary_search_by_key(&id, |put| put.id).ok()?;
         let put = self.waiting.remove(at)?;
-        self.settle(put.cost_bytes);
+        self.settle(1, put.cost_bytes);
         Some(put)
     }
 
@@ -104,7 +110,7 @@ impl<R> Queue<R> {
             }
             let Some(put) = self.waiting.pop_front() else { break };
             if is_late {
-                self.settle(put.cost_bytes);
+                self.settle(1, put.cost_bytes);
                 gathered.expired.push(put);
                 continue;
             }
@@ -124,7 +130,7 @@ impl<R> Queue<R> {
     /// Takes everything that waits, to be answered.
     pub(super) fn drain(&mut self) -> Vec<Put<R>> {
         let puts: Vec<Put<R>> = self.waiting.drain(..).collect();
-        self.settle(puts.iter().map(|put| put.cost_bytes).sum());
+        self.settle(puts.len(), puts.iter().map(|put| put.cost_bytes).sum());
         puts
     }
 
@@ -134,9 +140,11 @@ impl<R> Queue<R> {
         self.drain()
     }
 
-    /// Gathered puts of this cost were answered: their room is free.
-    pub(super) fn settle(&mut self, cost_bytes: usize) {
-        assert!(cost_bytes <= self.held_bytes, "settled more than was let in");
+    /// So many gathered puts of this cost were answered: their room is free.
+    pub(super) fn settle(&mut self, puts: usize, cost_bytes: usize) {
+        let is_held = puts <= self.held_puts && cost_bytes <= self.held_bytes;
+        assert!(is_held, "settled more than was let in");
+        self.held_puts -= puts;
         self.held_bytes -= cost_bytes;
     }
 
@@ -248,7 +256,7 @@ mod tests {
         assert!(matches!(refused, Err(AppendError::Throttled { .. })), "{refused:?}");
         let puts = queue.gather(t(0)).puts;
         assert!(queue.admit(large(), t(9), ()).is_err(), "still held");
-        queue.settle(puts.iter().map(Put::cost_bytes).sum());
+        queue.settle(puts.len(), puts.iter().map(Put::cost_bytes).sum());
         assert_eq!(queue.admit(large(), t(9), ()).ok(), Some(3));
     }
 
@@ -259,6 +267,39 @@ mod tests {
             queue.admit(put_of(1, 0), t(9), ()).expect("room");
         }
         assert!(matches!(queue.admit(put_of(1, 0), t(9), ()), Err(AppendError::Throttled { .. })));
+    }
+
+    #[test]
+    fn puts_that_left_the_queue_and_were_not_answered_are_bounded_too() {
+        let (mut queue, t) = (Queue::new(), clock());
+        let mut gathered = vec![];
+        for _ in 0..HELD_PUTS_MAX {
+            if queue.admit(put_of(1, 0), t(9), ()).is_err() {
+                break;
+            }
+            gathered.extend(queue.gather(t(0)).puts);
+        }
+        assert_eq!(gathered.len(), HELD_PUTS_MAX);
+        assert!(matches!(queue.admit(put_of(1, 0), t(9), ()), Err(AppendError::Throttled { .. })));
+        queue.settle(1, gathered[0].cost_bytes());
+        assert!(queue.admit(put_of(1, 0), t(9), ()).is_ok());
+    }
+
+    #[test]
+    fn a_put_that_comes_back_has_its_place_again() {
+        let (mut queue, t) = (Queue::new(), clock());
+        for _ in 0..4 {
+            queue.admit(put_of(1, 1), t(9), ()).expect("room");
+        }
+        let mut gathered = queue.gather(t(0)).puts;
+        let last = queue.admit(put_of(1, 1), t(9), ()).expect("room");
+        let held = queue.held_bytes();
+        for put in [gathered.remove(2), gathered.remove(0)] {
+            queue.put_back(put);
+        }
+        assert_eq!(queue.held_bytes(), held, "its room was never given away");
+        assert!(queue.withdraw(2).is_some(), "it waits again");
+        assert_eq!(ids(&queue.gather(t(0)).puts), [0, last]);
     }
 
     #[test]
@@ -312,7 +353,8 @@ mod tests {
                 let count: usize = gathered.puts.iter().map(|put| put.records.len()).sum();
                 prop_assert!(bytes - last < BATCH_BYTES_TARGET && count <= BATCH_RECORDS_MAX);
                 let done = gathered.puts.is_empty();
-                queue.settle(gathered.puts.iter().map(Put::cost_bytes).sum());
+                let cost_bytes = gathered.puts.iter().map(Put::cost_bytes).sum();
+                queue.settle(gathered.puts.len(), cost_bytes);
                 stored.extend(ids(&gathered.puts));
                 expired.extend(ids(&gathered.expired));
                 if done {

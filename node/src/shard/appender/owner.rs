@@ -316,7 +316,7 @@ impl Owner {
 
     /// Answers all puts of an entry, in order, and frees their room.
     fn settle(&self, entry: Entry, stored: &Result<Appended, AppendError>) {
-        self.inbox.with(|queue| queue.settle(entry.cost_bytes));
+        self.inbox.with(|queue| queue.settle(entry.puts.len(), entry.cost_bytes));
         let first = stored.as_ref().map(|appended| appended.first).map_err(Clone::clone);
         let repeated = entry.puts.into_iter().map(|put| put.settle(first.clone())).sum();
         self.inbox.depth.metrics.observe_deduplicated(repeated);
