@@ -112,6 +112,7 @@ impl Bench<'_> {
         let steps = self.phases(&tally, &progress).await;
         load.stop().await;
         progress.bar.finish_and_clear();
+        drop(progress);
         let (steps, seconds) = steps?;
         let tally = Arc::into_inner(tally).context("the load has ended")?.into_inner();
         Ok(Report { shape, shards: self.args.shards, tally, steps, seconds })
