@@ -154,7 +154,10 @@ impl Case {
         let held = cluster.stops().held().await?;
         // What the death hits shall be under load. Between the seals and the new map puts wait for that map.
         if ![STEPS[3], STEPS[4]].contains(&self.point) {
-            self.producers.wait_acks(5, PATIENCE).await.with_context(|| format!("{held} is held"))?;
+            self.producers
+                .wait_acks(5, PATIENCE)
+                .await
+                .with_context(|| format!("{held} is held"))?;
         }
         match self.victim {
             Victim::Sleeper => self.sleep(cluster, held).await.context("asleep")?,
