@@ -15,18 +15,21 @@ use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::types::Shard;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use serde_json::json;
 use tristream_client::domain::HashKeyRange;
 
 use crate::history::{Event, ShardSeen, Stored};
-use crate::sdk;
 use crate::workload::{Shared, with};
+use crate::{raw_http, sdk};
 
 /// Between two looks of a reader that is at the end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often a node may say in a row that there is more, and give nothing.
-const EMPTY_ANSWERS_MAX: u32 = 200;
+/// How often a node may give nothing in a row, and say that there is more, or that it may not know everything.
+const EMPTY_ANSWERS_MAX: u32 = 500;
 /// After such an answer.
 const EMPTY_PAUSE: Duration = Duration::from_millis(20);
+/// For one answer.
+const CERTAIN_LIMIT: Duration = Duration::from_secs(20);
 /// The reader that reads while everything happens.
 pub const LIVE: &str = "live";
 
@@ -71,7 +74,7 @@ pub async fn read_all(
             .filter(|other| other.parents.contains(&shard.shard))
             .map(|child| child.shard.as_str())
             .collect();
-        let records = read_shard(&client, stream, shard, &children).await;
+        let records = read_shard(&client, address, stream, shard, &children).await;
         let records = records.with_context(|| format!("{reader} reads {}", shard.shard))?;
         events.extend(records.into_iter().map(|record| Event::Read(reader, record)));
         events.push(Event::ReadAll(reader, shard.shard.clone()));
@@ -82,6 +85,7 @@ pub async fn read_all(
 
 async fn read_shard(
     client: &Client,
+    address: &str,
     stream: &str,
     shard: &ShardSeen,
     children: &BTreeSet<&str>,
@@ -102,7 +106,8 @@ async fn read_shard(
             return Ok(records);
         };
         let nothing = answer.records().is_empty();
-        if shard.open && nothing && answer.millis_behind_latest() == Some(0) {
+        let at_tip = shard.open && nothing && answer.millis_behind_latest() == Some(0);
+        if at_tip && is_certain(address, next).await? {
             return Ok(records);
         }
         next.clone_into(&mut iterator);
@@ -114,6 +119,14 @@ async fn read_shard(
             bail!("{empty} empty answers, {:?} ms behind", answer.millis_behind_latest());
         }
     }
+}
+
+/// Whether nothing is behind `iterator`, by a node that does not say that it may not know everything.
+async fn is_certain(address: &str, iterator: &str) -> anyhow::Result<bool> {
+    let ask = json!({ "ShardIterator": iterator });
+    let answer = raw_http::kinesis(address, "GetRecords", &ask, CERTAIN_LIMIT).await?;
+    let nothing = answer.json()?["Records"].as_array().is_some_and(Vec::is_empty);
+    Ok(answer.status == 200 && nothing && answer.header("x-tristream-stale") != Some("true"))
 }
 
 fn note(

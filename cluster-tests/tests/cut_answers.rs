@@ -196,6 +196,8 @@ async fn happen(
 ) -> anyhow::Result<()> {
     let address = cluster.kinesis("az-a")?;
     let client = sdk::client(&address, 3);
+    // A split of the round before may still be under way.
+    wait_active(&client, stream).await?;
     let map = generations::shards(&client, stream).await?;
     let hash = HashKey::of(key);
     let own = map.iter().find(|shard| shard.open && shard.range.contains(hash));
@@ -210,7 +212,6 @@ async fn happen(
             cluster.wait_ready(&zone).await
         }
         Between::SplitBegins | Between::Split => {
-            wait_active(&client, stream).await?;
             let middle = own.range.first.0 + (own.range.last.0 - own.range.first.0) / 2 + 1;
             let split = client.split_shard().stream_name(stream).shard_to_split(&own.shard);
             split.new_starting_hash_key(middle.to_string()).send().await?;
@@ -220,10 +221,7 @@ async fn happen(
                 wait_active(&client, stream).await
             }
         }
-        Between::Merged => {
-            wait_active(&client, stream).await?;
-            merge_all(&client, stream).await
-        }
+        Between::Merged => merge_all(&client, stream).await,
     }
 }
 
