@@ -1,8 +1,9 @@
 //! What clients saw, in the order in which they saw it.
 //!
 //! Invariant: append-only; the order of the list is the order of events, times only serve to tell gaps. An attempt
-//! is `Sent` before it is answered, and is answered at most once: `Acked`, `Refused` (certainly not stored) or
-//! `Unknown` (may be stored or not). Must not judge: that is what `promises/` is for.
+//! is `Sent` (or `SentAgain`, when it repeats a call under the call's own id) before it is answered, and is answered
+//! at most once: `Acked`, `Refused` (this attempt certainly stored nothing) or `Unknown` (may be stored or not). Must
+//! not judge: that is what `promises/` is for.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tristream_client::domain::{HashKey, HashKeyRange, Shard};
 
 /// A record that somebody means to put: its place in [`History::intents`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +68,8 @@ impl fmt::Display for Position {
 pub struct Intent {
     /// The partition key; none where the client under test chooses it.
     pub key: Option<String>,
+    /// Where in the key space it shall go, if not where its key says.
+    pub hash: Option<HashKey>,
     /// The data.
     pub data: Bytes,
 }
@@ -81,11 +85,37 @@ pub struct Stored {
     pub data: Bytes,
 }
 
+/// A shard as a list of shards shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardSeen {
+    /// `shardId-…`.
+    pub shard: String,
+    /// The hash keys it owns, or owned.
+    pub range: HashKeyRange,
+    /// The shards it came from.
+    pub parents: Vec<String>,
+    /// Whether it takes records.
+    pub open: bool,
+}
+
+impl From<&Shard> for ShardSeen {
+    fn from(shard: &Shard) -> ShardSeen {
+        ShardSeen {
+            shard: shard.id.to_string(),
+            range: shard.range,
+            parents: shard.parents.iter().map(ToString::to_string).collect(),
+            open: shard.is_open(),
+        }
+    }
+}
+
 /// One thing that a client did or saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An attempt to put the record sets out.
+    /// A call that puts the record sets out.
     Sent(RecordId),
+    /// The same call sets out again, marked as the same: it must not store the record a second time.
+    SentAgain(RecordId),
     /// An attempt succeeded.
     Acked(RecordId, Position),
     /// An attempt failed, and the answer says that nothing was stored.
@@ -96,6 +126,8 @@ pub enum Event {
     Read(&'static str, Stored),
     /// A reader of this name read the shard from its oldest record to its end, after the last put.
     ReadAll(&'static str, String),
+    /// Somebody was told of all the stream's shards.
+    Map(Vec<ShardSeen>),
 }
 
 /// Events, and the records that they are about.
@@ -129,11 +161,21 @@ impl History {
     /// # Panics
     /// If another one has the same data: reads could not tell them apart.
     pub fn intend(&mut self, key: Option<String>, data: impl Into<Bytes>) -> RecordId {
+        self.intend_at(key, None, data)
+    }
+
+    /// The same, at a place in the key space (ExplicitHashKey).
+    pub fn intend_at(
+        &mut self,
+        key: Option<String>,
+        hash: Option<HashKey>,
+        data: impl Into<Bytes>,
+    ) -> RecordId {
         let data = data.into();
         let id = RecordId(self.intents.len());
         let other = self.by_data.insert(data.clone(), id);
         assert!(other.is_none(), "two records of the same data: {data:?}");
-        self.intents.push(Intent { key, data });
+        self.intents.push(Intent { key, hash, data });
         id
     }
 

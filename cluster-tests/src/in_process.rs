@@ -9,9 +9,11 @@
 //! | links that can be cut, frozen and healed | `in_process/wires.rs` |
 //! | writers, and what became of each put | `in_process/load.rs` |
 //! | what a node serves, and the judgement | `in_process/reading.rs` |
+//! | named points at which a node is held | `in_process/stops.rs` |
 
 pub mod load;
 pub mod reading;
+pub mod stops;
 pub mod wires;
 
 use std::path::{Path, PathBuf};
@@ -27,9 +29,9 @@ use tristream_node::clock::SystemClock;
 use tristream_node::config::{Config, NodeAddress};
 use tristream_node::disk::{Disk, RealDisk, SimulatedDisk};
 use tristream_node::entropy::OsEntropy;
-use tristream_node::failpoint::NoFailpoints;
 use tristream_node::{Node, World};
 
+use stops::Stops;
 use wires::Wires;
 
 /// Bound of every wait for something that will happen on a healthy machine, however slow.
@@ -50,6 +52,7 @@ pub enum Storage {
 pub struct Cluster {
     seats: Vec<Seat>,
     wires: Wires,
+    stops: Stops,
     folder: tempfile::TempDir,
 }
 
@@ -108,12 +111,17 @@ impl Cluster {
             Ok(Seat { config, disk, running: None })
         };
         let seats = (0..3).map(seat).collect::<anyhow::Result<_>>()?;
-        Ok(Cluster { seats, wires, folder })
+        Ok(Cluster { seats, wires, stops: Stops::default(), folder })
     }
 
     /// The links between the nodes.
     pub fn wires(&self) -> &Wires {
         &self.wires
+    }
+
+    /// The named points at which a node can be held.
+    pub fn stops(&self) -> &Stops {
+        &self.stops
     }
 
     /// The folder that holds the nodes' folders, where storage is real.
@@ -175,7 +183,7 @@ impl Cluster {
             net: Arc::new(self.wires.of(seat)),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(OsEntropy),
-            failpoints: Arc::new(NoFailpoints),
+            failpoints: Arc::new(self.stops.of(seat)),
         }
     }
 

@@ -8,7 +8,9 @@
 //! | an acked record is there, as acked | `promises/acked_records_survive.rs` |
 //! | one order per shard, the same for every reader | `promises/order_within_shard.rs` |
 //! | one order per key | `promises/order_per_key.rs` |
-//! | nothing invented, nothing more often than sent | `promises/no_phantom_records.rs` |
+//! | nothing invented | `promises/no_phantom_records.rs` |
+//! | a put, however often it is sent, is stored once | `promises/nothing_stored_twice.rs` |
+//! | open shards tile the key space, records lie where they belong | `promises/ranges_tile.rs` |
 //!
 //! | part | file |
 //! |---|---|
@@ -22,6 +24,11 @@
 //! | the AWS CLI pointed at a node | `aws_cli.rs` |
 //! | run a command within a bound | `command.rs` |
 //! | many producers, outcomes recorded | `workload.rs` |
+//! | boto3, SDKs, raw HTTP and the native client, each with its own retries | `doors.rs` |
+//! | producers through such doors, outcomes recorded | `producers.rs` |
+//! | connections that break when the answer to a put comes back | `scissors.rs` |
+//! | a stream read through all generations of its shards | `generations.rs` |
+//! | producers without pause while shards come and go | `soak.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
 pub mod admin;
@@ -29,12 +36,17 @@ pub mod aws_cli;
 pub mod binary;
 pub mod command;
 pub mod containers;
+pub mod doors;
+pub mod generations;
 pub mod history;
 pub mod in_process;
 pub mod processes;
+pub mod producers;
 pub mod promises;
 pub mod raw_http;
+pub mod scissors;
 pub mod sdk;
 #[cfg(target_os = "linux")]
 pub mod simulation;
+pub mod soak;
 pub mod workload;

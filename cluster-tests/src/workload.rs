@@ -1,4 +1,4 @@
-//! Many producers and readers through the AWS SDK, whatever happens to the nodes, all written into one history.
+//! Many producers and a reader through the AWS SDK, whatever happens to the nodes, all written into one history.
 //!
 //! Invariant: each call is one attempt, in the history before it sets out. A producer has one call under way at a
 //! time and keys of its own. The history's lock is never held across an await.
@@ -16,6 +16,7 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 
 use crate::aws_cli;
+use crate::generations;
 use crate::history::{Event, History, RecordId};
 use crate::sdk;
 
@@ -25,10 +26,6 @@ const BATCH_MAX: usize = 20;
 const KEYS: u32 = 3;
 /// After a failed call.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks of a reader that is at the end.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// The reader that reads while everything happens.
-pub const LIVE: &str = "live";
 
 /// A history that many write to.
 pub type Shared = Arc<Mutex<History>>;
@@ -47,7 +44,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Starts `producers` and one live reader per shard, against the nodes at `addresses`.
+    /// Starts `producers` and a live reader of these shards and all that come from them, against the nodes at `addresses`.
     pub fn start(
         addresses: &[String],
         stream: &str,
@@ -77,17 +74,13 @@ impl Workload {
                 Ok(())
             });
         }
-        for (number, shard) in shards.iter().enumerate() {
-            let reader = read_live(
-                clients.clone(),
-                number,
-                stream.to_owned(),
-                shard.clone(),
-                history.clone(),
-                workload.stop.clone(),
-            );
-            workload.tasks.spawn(reader);
-        }
+        workload.tasks.spawn(generations::follow(
+            clients,
+            stream.to_owned(),
+            shards.to_vec(),
+            history.clone(),
+            workload.stop.clone(),
+        ));
         workload
     }
 
@@ -232,62 +225,4 @@ fn stored_nothing<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
         ),
         _ => false,
     }
-}
-
-/// Reads a shard from its oldest record while it grows, from a different node after every failure, with the same
-/// iterator: it is good at every node.
-async fn read_live(
-    clients: Vec<Client>,
-    first: usize,
-    stream: String,
-    shard: String,
-    history: Shared,
-    stop: Arc<AtomicBool>,
-) -> anyhow::Result<()> {
-    let mut turn = first;
-    let mut iterator = None;
-    while !stop.load(Ordering::Relaxed) {
-        let client = &clients[turn % clients.len()];
-        let Some(at) = &iterator else {
-            match sdk::oldest(client, &stream, &shard).await {
-                Ok(oldest) => iterator = Some(oldest),
-                Err(_) => turn += 1,
-            }
-            continue;
-        };
-        match client.get_records().shard_iterator(at).send().await {
-            Ok(answer) => {
-                for record in answer.records() {
-                    let stored = sdk::stored(&shard, record)?;
-                    with(&history, |history| history.push(Event::Read(LIVE, stored)));
-                }
-                if let Some(next) = answer.next_shard_iterator() {
-                    iterator = Some(next.to_owned());
-                }
-                turn += usize::from(answer.records().is_empty());
-            }
-            Err(_) => turn += 1,
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
-}
-
-/// Reads everything there is from one node, as the reader of this name.
-pub async fn read_all(
-    address: &str,
-    stream: &str,
-    reader: &'static str,
-    history: &Shared,
-) -> anyhow::Result<()> {
-    let client = sdk::client(address, 3);
-    for shard in sdk::shards(&client, stream).await? {
-        let oldest = sdk::oldest(&client, stream, &shard).await?;
-        let records = sdk::read_on(&client, &shard, oldest).await?;
-        with(history, |history| {
-            records.into_iter().for_each(|stored| history.push(Event::Read(reader, stored)));
-            history.push(Event::ReadAll(reader, shard));
-        });
-    }
-    Ok(())
 }

@@ -10,6 +10,8 @@ use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use serde_json::json;
 use tokio::time::Instant;
+use tristream_client::domain::HashKey;
+use tristream_cluster_tests::generations;
 use tristream_cluster_tests::history::{Event, History};
 use tristream_cluster_tests::processes::{Cluster, Options, ZONES};
 use tristream_cluster_tests::workload::{self, Shared, Workload};
@@ -186,7 +188,8 @@ async fn put_some(cluster: &Cluster, history: &Shared) -> anyhow::Result<()> {
     for number in 0..SHARDS as u128 {
         let id = workload::with(history, |history| {
             let key = format!("key-{number}");
-            let id = history.intend(Some(key), format!("some {}", history.intents().len()));
+            let data = format!("some {}", history.intents().len());
+            let id = history.intend_at(Some(key), Some(HashKey(number << 126)), data);
             // The SDK may send it five times.
             (0..5).for_each(|_| history.push(Event::Sent(id)));
             id
@@ -215,7 +218,7 @@ async fn read_and_judge(
     workload::with(history, History::reopen);
     for (reader, zone) in readers.into_iter().zip(["az-a", "az-c"]) {
         let address = cluster.kinesis(zone)?;
-        workload::read_all(&address, STREAM, reader, history).await.context(reader)?;
+        generations::read_all(&address, STREAM, reader, history).await.context(reader)?;
     }
     workload::with(history, |history| promises::demand(history)).context(readers[0])
 }

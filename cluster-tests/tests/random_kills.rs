@@ -13,6 +13,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
+use tristream_cluster_tests::generations;
 use tristream_cluster_tests::history::History;
 use tristream_cluster_tests::processes::{Cluster, Options, ZONES};
 use tristream_cluster_tests::workload::{self, Shared, Workload};
@@ -85,9 +86,9 @@ async fn storm(cluster: &mut Cluster, seed: u64) -> anyhow::Result<()> {
     .await?;
     println!("{faults} faults, {} acks", workload.acks());
     workload.stop().await?;
-    workload::read_all(&addresses[0], STREAM, "az-a", &history).await?;
-    workload::read_all(&addresses[1], STREAM, "az-b", &history).await?;
-    workload::read_all(&addresses[2], STREAM, "az-c", &history).await?;
+    generations::read_all(&addresses[0], STREAM, "az-a", &history).await?;
+    generations::read_all(&addresses[1], STREAM, "az-b", &history).await?;
+    generations::read_all(&addresses[2], STREAM, "az-c", &history).await?;
     workload::with(&history, |history| {
         promises::judge(history).iter().for_each(|verdict| println!("{verdict}"));
         promises::demand(history)

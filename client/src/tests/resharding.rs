@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::timeout;
 use tristream_proto::domain::{
-    Effect, HashKey, HashKeyRange, PartitionKey, Record, ShardId, StreamName,
+    Effect, HashKey, HashKeyRange, PartitionKey, Record, Shard, ShardId, StreamName,
 };
 use tristream_proto::wire::refusal::Kind;
 
@@ -223,11 +223,8 @@ async fn nothing_is_lost_doubled_or_overtaken_through_many_reshards() {
         let consumer = client.consumer(&orders(), Start::TrimHorizon).await.expect("a stream");
         let writing = write(&fake, &client, &mut random, count);
         let resharding = reshard(&fake, SmallRng::seed_from_u64(seed + 100), 30);
-        let (read, ()) = {
-            let work = async { tokio::join!(read(consumer, count), writing, resharding) };
-            let (read, (), ()) = timeout(LIMIT, work).await.expect("all is read");
-            (read, ())
-        };
+        let work = async { tokio::join!(read(consumer, count), writing, resharding) };
+        let (read, (), ()) = timeout(LIMIT, work).await.expect("all is read");
         assert!(!fake.state.lock().overlapped, "one request per shard at a time");
         let stored: Vec<String> = {
             let state = fake.state.lock();
@@ -283,6 +280,24 @@ async fn a_shard_that_is_no_longer_kept_is_passed_over() {
     fake.state.lock().shards.remove(0);
     let read = read(consumer, 2).await;
     assert_eq!(read, [("a".to_owned(), vec![1]), ("b".to_owned(), vec![1])].into());
+}
+
+#[tokio::test]
+async fn a_consumer_does_not_go_on_in_another_stream_of_the_name() {
+    let fake = Fake::start(1).await;
+    fake.state.lock().live = true;
+    let client = fake.client(&[1], options());
+    let mut consumer = client.consumer(&orders(), Start::TrimHorizon).await.expect("a stream");
+    {
+        let mut state = fake.state.lock();
+        (state.incarnation, state.map_version) = (2, 7);
+        // The node that is asked refuses the shard: it is not of this stream.
+        let other = state.shards[0].clone();
+        state.shards = vec![Shard { id: ShardId::from(1), ..other }];
+    }
+    let told = timeout(LIMIT, consumer.next()).await.expect("an answer");
+    assert!(matches!(told, Some(Err(Error::StreamNotFound(_)))), "{told:?}");
+    assert!(consumer.next().await.is_none());
 }
 
 #[tokio::test]

@@ -288,7 +288,7 @@ impl Reader {
 
 #[test]
 fn every_shard_is_read_once_and_after_its_parents() {
-    for seed in 0..1000 {
+    for seed in 0..600 {
         let mut world = World::new(seed);
         let (mut before, mut after) = (world.random.random_range(0..20), 40);
         while before > 0 {
@@ -306,7 +306,7 @@ fn every_shard_is_read_once_and_after_its_parents() {
         let (open, ended) = (BTreeSet::new(), BTreeSet::new());
         let mut reader = Reader { walker, version, open, ended };
         // Many more steps than there are shards to read.
-        for _ in 0..1000 {
+        for _ in 0..500 {
             if after > 0 {
                 after -= 1;
                 world.evolve();

@@ -4,9 +4,12 @@
 //! it can bark. Must not know how the history came about.
 
 pub mod acked_records_survive;
+mod lineage;
 pub mod no_phantom_records;
+pub mod nothing_stored_twice;
 pub mod order_per_key;
 pub mod order_within_shard;
+pub mod ranges_tile;
 
 use std::fmt;
 
@@ -71,6 +74,8 @@ pub fn judge(history: &History) -> Vec<Verdict> {
         order_within_shard::check(history),
         order_per_key::check(history),
         no_phantom_records::check(history),
+        nothing_stored_twice::check(history),
+        ranges_tile::check(history),
     ]
 }
 
@@ -88,8 +93,12 @@ pub fn demand(history: &History) -> anyhow::Result<()> {
 mod liars {
     //! Hand-made histories in few words.
 
+    use std::ops::RangeInclusive;
+
+    use tristream_client::domain::{HashKey, HashKeyRange};
+
     use super::*;
-    use crate::history::{Event, Position, RecordId, SequenceNumber, Stored};
+    use crate::history::{Event, Position, RecordId, SequenceNumber, ShardSeen, Stored};
 
     /// A history that is written line by line.
     pub(super) struct Story(pub(super) History);
@@ -107,7 +116,11 @@ mod liars {
         }
 
         pub(super) fn ack(&mut self, id: RecordId, number: u64) {
-            self.0.push(Event::Acked(id, at(number)));
+            self.ack_in(id, "s", number);
+        }
+
+        pub(super) fn ack_in(&mut self, id: RecordId, shard: &str, number: u64) {
+            self.0.push(Event::Acked(id, at(shard, number)));
         }
 
         pub(super) fn tell(&mut self, event: Event) {
@@ -120,27 +133,60 @@ mod liars {
             reader: &'static str,
             records: &[(u64, &str, &'static str)],
         ) {
-            self.read(reader, records);
-            self.0.push(Event::ReadAll(reader, "s".to_owned()));
+            self.read_all_of(reader, "s", records);
+        }
+
+        /// The same of another shard.
+        pub(super) fn read_all_of(
+            &mut self,
+            reader: &'static str,
+            shard: &str,
+            records: &[(u64, &str, &'static str)],
+        ) {
+            self.read_of(reader, shard, records);
+            self.0.push(Event::ReadAll(reader, shard.to_owned()));
         }
 
         pub(super) fn read(&mut self, reader: &'static str, records: &[(u64, &str, &'static str)]) {
+            self.read_of(reader, "s", records);
+        }
+
+        fn read_of(
+            &mut self,
+            reader: &'static str,
+            shard: &str,
+            records: &[(u64, &str, &'static str)],
+        ) {
             for (number, key, data) in records {
-                let stored =
-                    Stored { position: at(*number), key: (*key).to_owned(), data: (*data).into() };
-                self.0.push(Event::Read(reader, stored));
+                let (position, key) = (at(shard, *number), (*key).to_owned());
+                self.0.push(Event::Read(reader, Stored { position, key, data: (*data).into() }));
             }
         }
     }
 
-    pub(super) fn at(number: u64) -> Position {
+    fn at(shard: &str, number: u64) -> Position {
         let number = SequenceNumber::parse(&number.to_string()).unwrap();
-        Position { shard: "s".to_owned(), number }
+        Position { shard: shard.to_owned(), number }
+    }
+
+    pub(super) fn seen(
+        shard: &str,
+        range: RangeInclusive<u128>,
+        parents: &[&str],
+        open: bool,
+    ) -> ShardSeen {
+        ShardSeen {
+            shard: shard.to_owned(),
+            range: HashKeyRange { first: HashKey(*range.start()), last: HashKey(*range.end()) },
+            parents: parents.iter().map(|parent| (*parent).to_owned()).collect(),
+            open,
+        }
     }
 
     #[test]
     fn an_honest_history_passes_all() {
         let mut story = Story::new();
+        story.tell(Event::Map(vec![seen("s", 0..=u128::MAX, &[], true)]));
         let a = story.send("k", "a");
         story.ack(a, 1);
         let b = story.send("k", "b");

@@ -1,20 +1,35 @@
-//! One order per key: if A was acked before B of the same key was first sent, A comes before every copy of B.
+//! One order per key, through all generations of its shards: if A was acked before B of the same key was first sent, A
+//! comes before every copy of B, in the order parents before children and then by number; and a reader gets the records
+//! of a key in that order.
 //!
 //! A's place is the acked one: a copy that an attempt of unknown outcome left behind may come later. The key is the
-//! one that is stored, so that keys chosen by the client under test are judged too.
+//! one that is stored, so that keys chosen by the client under test are judged too. So that numbers alone tell the order
+//! too, as AWS's clients believe, those of a child must be above those of its parents.
 
 use std::collections::HashMap;
 
 use super::Verdict;
+use super::lineage::Lineage;
 use crate::history::{Event, History, Position, RecordId, SequenceNumber};
 
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("order_per_key");
-    let stored = copies(history);
-    for (key, shards) in shards_of_keys(history) {
-        verdict.check(shards.len() == 1, || format!("key {key:?} is in {shards:?}"));
+    let lineage = Lineage::of(history);
+    for (key, mut shards) in shards_of_keys(history) {
+        shards.sort_by_key(|shard| lineage.generation(shard));
+        let one_line = shards.windows(2).all(|pair| lineage.descends(pair[1], pair[0]));
+        verdict.check(one_line, || format!("key {key:?} is in {shards:?}"));
     }
+    real_time(&mut verdict, history, &lineage);
+    as_read(&mut verdict, history, &lineage);
+    numbers_rise(&mut verdict, history, &lineage);
+    verdict
+}
+
+/// What was acked before something else of the key was sent comes before it.
+fn real_time(verdict: &mut Verdict, history: &History, lineage: &Lineage<'_>) {
+    let stored = copies(history, lineage);
     // Per key: the highest place acked so far.
     let mut acked: HashMap<&str, &Position> = HashMap::new();
     let mut sent = vec![false; history.intents().len()];
@@ -23,7 +38,7 @@ pub fn check(history: &History) -> Verdict {
             Event::Sent(id) if !std::mem::replace(&mut sent[id.0], true) => {
                 let Some((key, lowest)) = stored.get(id) else { continue };
                 let Some(before) = acked.get(key) else { continue };
-                verdict.check(before.number < **lowest, || {
+                verdict.check(lineage.place(before) < lineage.place(lowest), || {
                     let data = &history.intent(*id).data;
                     format!("{data:?} is at {lowest}, though {before} of key {key:?} came first")
                 });
@@ -31,26 +46,62 @@ pub fn check(history: &History) -> Verdict {
             Event::Acked(id, position) => {
                 let Some((key, _)) = stored.get(id) else { continue };
                 let highest = acked.entry(key).or_insert(position);
-                if highest.number < position.number {
+                if lineage.place(highest) < lineage.place(position) {
                     *highest = position;
                 }
             }
             _ => {}
         }
     }
-    verdict
 }
 
-/// Each stored record with its key and the lowest number of its copies.
-fn copies(history: &History) -> HashMap<RecordId, (&str, &SequenceNumber)> {
-    let mut copies: HashMap<RecordId, (&str, &SequenceNumber)> = HashMap::new();
+/// Each reader gets each key's records in their order: it did not read a child before its parents' ends.
+fn as_read(verdict: &mut Verdict, history: &History, lineage: &Lineage<'_>) {
+    let mut last: HashMap<(&str, &str), &Position> = HashMap::new();
+    for event in history.events() {
+        let Event::Read(reader, stored) = event else { continue };
+        if let Some(before) = last.insert((reader, &stored.key), &stored.position) {
+            verdict.check(lineage.place(before) < lineage.place(&stored.position), || {
+                let (key, at) = (&stored.key, &stored.position);
+                format!("{reader} read {at} of key {key:?} after {before}")
+            });
+        }
+    }
+}
+
+/// The numbers of a child are above those of its parents.
+fn numbers_rise(verdict: &mut Verdict, history: &History, lineage: &Lineage<'_>) {
+    let mut spans: HashMap<&str, (&SequenceNumber, &SequenceNumber)> = HashMap::new();
+    for event in history.events() {
+        let Event::Read(_, stored) = event else { continue };
+        let number = &stored.position.number;
+        let (low, high) = spans.entry(&stored.position.shard).or_insert((number, number));
+        (*low, *high) = ((*low).min(number), (*high).max(number));
+    }
+    for (shard, (lowest, _)) in &spans {
+        let parents = lineage.get(shard).map_or(&[][..], |seen| &seen.parents);
+        for parent in parents {
+            let Some((_, highest)) = spans.get(parent.as_str()) else { continue };
+            verdict.check(highest < lowest, || {
+                format!("{shard} has {lowest}, and its parent {parent} has {highest}")
+            });
+        }
+    }
+}
+
+/// Each stored record with its key and the first place of its copies.
+fn copies<'a>(
+    history: &'a History,
+    lineage: &Lineage<'_>,
+) -> HashMap<RecordId, (&'a str, &'a Position)> {
+    let mut copies: HashMap<RecordId, (&str, &Position)> = HashMap::new();
     for event in history.events() {
         if let Event::Read(_, stored) = event
             && let Some(id) = history.find(&stored.data)
         {
-            let lowest = copies.entry(id).or_insert((&stored.key, &stored.position.number));
-            if stored.position.number < *lowest.1 {
-                lowest.1 = &stored.position.number;
+            let first = copies.entry(id).or_insert((&stored.key, &stored.position));
+            if lineage.place(&stored.position) < lineage.place(first.1) {
+                first.1 = &stored.position;
             }
         }
     }
@@ -72,9 +123,8 @@ fn shards_of_keys(history: &History) -> HashMap<&str, Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::liars::Story;
+    use super::super::liars::{Story, seen};
     use super::*;
-    use crate::history::Stored;
 
     #[test]
     fn an_overtaken_record_is_noticed() {
@@ -129,10 +179,70 @@ mod tests {
         let mut story = Story::new();
         story.send("k", "a");
         story.read_all("one", &[(1, "k", "a")]);
-        let number = SequenceNumber::parse("1").unwrap();
-        let position = Position { shard: "t".to_owned(), number };
-        let stored = Stored { position, key: "k".to_owned(), data: "b".into() };
-        story.tell(Event::Read("one", stored));
+        story.read_all_of("one", "t", &[(2, "k", "b")]);
+        assert_eq!(check(&story.0).broken, 1);
+    }
+
+    /// `p` was split into `s` and `t`.
+    fn split() -> Story {
+        let mut story = Story::new();
+        story.tell(Event::Map(vec![
+            seen("p", 0..=9, &[], false),
+            seen("s", 0..=4, &["p"], true),
+            seen("t", 5..=9, &["p"], true),
+        ]));
+        story
+    }
+
+    #[test]
+    fn a_key_goes_on_in_a_child() {
+        let mut story = split();
+        let a = story.send("k", "a");
+        story.ack_in(a, "p", 1);
+        let b = story.send("k", "b");
+        story.ack(b, 2);
+        story.read_all_of("one", "p", &[(1, "k", "a")]);
+        story.read_all("one", &[(2, "k", "b")]);
+        assert_eq!(check(&story.0).broken, 0);
+    }
+
+    #[test]
+    fn a_key_in_both_children_is_noticed() {
+        let mut story = split();
+        story.read_all("one", &[(1, "k", "a")]);
+        story.read_all_of("two", "t", &[(2, "k", "b")]);
+        assert_eq!(check(&story.0).broken, 1);
+    }
+
+    #[test]
+    fn a_record_put_into_the_parent_after_one_in_the_child_is_noticed() {
+        let mut story = split();
+        let a = story.send("k", "a");
+        story.ack(a, 2);
+        let b = story.send("k", "b");
+        story.ack_in(b, "p", 1);
+        story.read_all_of("one", "p", &[(1, "k", "b")]);
+        story.read_all("one", &[(2, "k", "a")]);
+        assert_eq!(check(&story.0).broken, 1);
+    }
+
+    #[test]
+    fn a_child_read_before_its_parent_is_noticed() {
+        let mut story = split();
+        story.send("k", "a");
+        story.send("k", "b");
+        story.read_all("one", &[(2, "k", "b")]);
+        story.read_all_of("one", "p", &[(1, "k", "a")]);
+        assert_eq!(check(&story.0).broken, 1);
+    }
+
+    #[test]
+    fn a_child_whose_numbers_fall_below_its_parents_is_noticed() {
+        let mut story = split();
+        story.send("k", "a");
+        story.send("j", "b");
+        story.read_all_of("one", "p", &[(5, "k", "a")]);
+        story.read_all("one", &[(4, "j", "b")]);
         assert_eq!(check(&story.0).broken, 1);
     }
 }

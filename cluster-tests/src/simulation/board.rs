@@ -127,10 +127,10 @@ impl Board {
         (id, data)
     }
 
-    /// Notes that further attempts to put these set out.
+    /// Notes that the call that puts these sets out again.
     pub(super) fn send_again(&self, batch: &[(RecordId, String, Bytes)]) {
         let mut state = self.state.lock();
-        batch.iter().for_each(|(id, ..)| state.history.push(Event::Sent(*id)));
+        batch.iter().for_each(|(id, ..)| state.history.push(Event::SentAgain(*id)));
     }
 
     pub(super) fn operator_waits_for(&self, what: String) {

@@ -19,7 +19,7 @@ use tristream_node::net::{Net, channel};
 use super::board::{Board, Outcome, Phase};
 use super::cluster::{AZS, peer_address};
 use super::world::SimulatedNet;
-use crate::history::{self, Event, Position};
+use crate::history::{self, Event, Position, ShardSeen};
 
 /// Most records of one call.
 const BATCH_MAX: usize = 8;
@@ -146,9 +146,11 @@ pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
             Err(_) => sleep(PAUSE).await,
         }
     };
+    board.push(Event::Map(description.map.shards().iter().map(history::ShardSeen::from).collect()));
     // Every commit has reached everybody by then, also of puts that nobody learnt the outcome of.
     sleep(Duration::from_secs(2)).await;
     board.count("shards", description.map.shards().len() as u64);
+    board.push(Event::Map(description.map.shards().iter().map(ShardSeen::from).collect()));
     for shard in description.map.shards() {
         let ends = board.newest_ack(&shard.id.to_string());
         for (node, az) in AZS.into_iter().enumerate() {

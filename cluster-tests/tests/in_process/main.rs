@@ -6,4 +6,5 @@ mod durability;
 mod overload;
 mod partition;
 mod refusals;
+mod resharding;
 mod restart;

@@ -1,7 +1,8 @@
 //! GetShardIterator (kinesis-contract 10.16).
 
 use tristream_proto::domain::{
-    ReadFrom, RecordPosition, SequenceNumber, Shard, ShardId, ShardIterator, StreamName, Timestamp,
+    Incarnation, ReadFrom, RecordPosition, SequenceNumber, Shard, ShardId, ShardIterator,
+    StreamName, Timestamp,
 };
 
 use super::address::Address;
@@ -69,7 +70,8 @@ async fn find(
         stream: name.clone(),
         account: api.account.clone(),
     })?;
-    let stream = api.serving(name).await.ok_or_else(|| api.no_such_shard(name, id))?;
+    let stream = api.serving_since(name, Incarnation::default(), id).await;
+    let stream = stream.ok_or_else(|| api.no_such_shard(name, id))?;
     Ok((stream, id))
 }
 

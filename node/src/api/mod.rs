@@ -236,14 +236,29 @@ impl Api {
     /// The stream if it takes and serves records: for the data path. The view at hand decides, but
     /// it never decides to refuse: another node may have told the caller of a newer one.
     async fn serving(&self, name: &StreamName) -> Option<Arc<Stream>> {
-        self.serving_since(name, Incarnation::default()).await
+        self.serving_if(name, |_| true).await
     }
 
-    /// The same, when the caller knows of an incarnation already.
-    async fn serving_since(&self, name: &StreamName, known: Incarnation) -> Option<Arc<Stream>> {
+    /// The same, when the caller knows of an incarnation and a shard of it already.
+    async fn serving_since(
+        &self,
+        name: &StreamName,
+        known: Incarnation,
+        shard: ShardId,
+    ) -> Option<Arc<Stream>> {
+        let is_new_enough =
+            |stream: &Stream| stream.incarnation >= known && stream.map.get(shard).is_some();
+        self.serving_if(name, is_new_enough).await
+    }
+
+    async fn serving_if(
+        &self,
+        name: &StreamName,
+        is_new_enough: impl Fn(&Stream) -> bool,
+    ) -> Option<Arc<Stream>> {
         let serves = |stream: &Arc<Stream>| {
             let lives = matches!(stream.status, StreamStatus::Active | StreamStatus::Updating);
-            lives && stream.incarnation >= known
+            lives && is_new_enough(stream)
         };
         if let Some(stream) = self.streams.stream(name).await.filter(serves) {
             return Some(stream);

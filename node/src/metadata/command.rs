@@ -45,6 +45,10 @@ pub enum Command {
     DeleteStream {
         /// The stream.
         name: StreamName,
+        /// Which of that name; any when absent. A command that was long on its way must not delete the
+        /// stream that was created anew meanwhile.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incarnation: Option<Incarnation>,
     },
     /// DELETING -> gone.
     ForgetStream {

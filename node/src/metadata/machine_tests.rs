@@ -44,8 +44,8 @@ fn life() -> Vec<Command> {
         create("b", 1),
         create("a", 1),
         Command::ActivateStream { name: name("a"), incarnation },
-        Command::DeleteStream { name: name("nobody") },
-        Command::DeleteStream { name: name("a") },
+        Command::DeleteStream { name: name("nobody"), incarnation: None },
+        Command::DeleteStream { name: name("a"), incarnation: None },
         Command::ForgetStream { name: name("a"), incarnation },
         create("a", 2),
     ]
@@ -340,7 +340,8 @@ fn failed_tables_stop_the_machine_for_good() {
     }
     let mut machine = open(&(Arc::new(Failing) as Arc<dyn Tables>));
     let create: Bytes = serde_json::to_vec(&create("a", 1)).unwrap().into();
-    let harmless = serde_json::to_vec(&Command::DeleteStream { name: name("b") }).unwrap();
+    let harmless =
+        serde_json::to_vec(&Command::DeleteStream { name: name("b"), incarnation: None }).unwrap();
     assert!(machine.apply(at(1), &create).is_err());
     assert!(machine.apply(at(2), &harmless.into()).is_err());
     assert_eq!(view(&machine), View::default());

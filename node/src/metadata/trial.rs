@@ -256,7 +256,7 @@ pub(super) fn resharding() -> Vec<Command> {
     go(&mut trial, rescaled);
     let begun = step(&trial.a(), plan::next(&trial.a())[0]);
     go(&mut trial, begun);
-    go(&mut trial, Command::DeleteStream { name: name("a") });
+    go(&mut trial, Command::DeleteStream { name: name("a"), incarnation: None });
     let Stream { name, incarnation, .. } = trial.a();
     go(&mut trial, Command::ForgetStream { name, incarnation });
     commands
@@ -270,7 +270,7 @@ pub(super) fn roll(view: &View, dice: (u8, u32, u32)) -> Command {
     let mode = if b.is_multiple_of(3) { StreamMode::OnDemand } else { StreamMode::Provisioned };
     let Some(stream) = view.streams.get(&name(text)) else {
         return match kind % 16 {
-            0 => Command::DeleteStream { name: name(text) },
+            0 => Command::DeleteStream { name: name(text), incarnation: None },
             _ => create(text, b % 6, mode),
         };
     };
@@ -288,7 +288,7 @@ pub(super) fn roll(view: &View, dice: (u8, u32, u32)) -> Command {
     let (goal_step, reshard) = (plan::next(&stream), stream.reshards.first());
     match kind % 16 {
         0 => create(text, b % 6, mode),
-        1 if b % 4 == 0 => Command::DeleteStream { name: stream.name.clone() },
+        1 if b % 4 == 0 => Command::DeleteStream { name: stream.name.clone(), incarnation: None },
         2 => Command::ForgetStream { name: stream.name.clone(), incarnation: stream.incarnation },
         3 | 4 => activate(&stream),
         5 => {

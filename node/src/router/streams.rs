@@ -71,7 +71,12 @@ impl Router {
 
     /// Begins to delete a stream and waits until this node's view says so.
     pub async fn delete_stream(&self, name: &StreamName, deadline: Duration) -> Result<(), Error> {
-        let command = Command::DeleteStream { name: name.clone() };
+        let view = self.fresh_view().await;
+        let Some(stream) = view.streams.get(name) else {
+            return Err(Error::StreamNotFound(name.clone()));
+        };
+        let incarnation = Some(stream.incarnation);
+        let command = Command::DeleteStream { name: name.clone(), incarnation };
         self.change(command, name.clone(), deadline).await
     }
 

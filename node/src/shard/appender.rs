@@ -1,17 +1,17 @@
 //! The owner of a shard's appends: gathers waiting puts into entries and proposes them in order.
 //!
 //! ```text
-//!  append() -> Queue --gather--> known? --new--> proposing (one) --placed--> flights (a few) --applied--> replies
-//!     \___ withdraws     |         |__ answered with the numbers it has
-//!                        |         '__ on its way: parked until that entry has ended
+//!  append() -> Queue --gather--> known? --new--> proposing (one) --placed--> flights --applied--.
+//!     \___ withdraws                |__ answered with the numbers it has        (a few)  replies <-'
+//!                                   '__ on its way: parked until that entry has ended
 //!  seal(), inherit() -> Steps: before the puts that wait; behind a seal nothing is proposed
 //! ```
 //!
 //! Invariant: an entry is proposed in the one term for which its stamp was chosen, after everything
-//! of earlier terms was applied here, so stamps never fall and no record is stored twice while it is
-//! remembered; entries are placed in the order in which they were gathered. A put is answered "no
-//! effect" only while it was never handed to Raft, or Raft says so. Must not know readers, streams,
-//! or what a record means.
+//! of earlier terms was applied here, so stamps never fall and no record is stored twice while it
+//! is remembered; entries are placed in the order in which they were gathered. A put is answered
+//! "no effect" only while it was never handed to Raft, or Raft says so. Must not know readers,
+//! streams, or what a record means.
 
 mod flight;
 mod owner;
@@ -219,8 +219,9 @@ impl Appender {
         (Appender { inbox, leader, target, me }, owner.run())
     }
 
-    /// Stores `records` in one entry, but for those that are remembered. A caller that goes away takes a
-    /// waiting put with it, but never one that is on its way, itself or by an earlier attempt.
+    /// Stores `records` in one entry, but for those that are remembered. A caller that goes away
+    /// takes a waiting put with it, but never one that is on its way, itself or by an earlier
+    /// attempt.
     pub(super) async fn append(&self, records: Vec<Record>, deadline: Instant) -> Answer {
         self.check_leads()?;
         let (reply, answer) = oneshot::channel();

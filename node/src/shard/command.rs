@@ -6,11 +6,12 @@
 //! 1 Append   a batch (proto/src/domain/record.rs)
 //! 2 Seal     stamp of the leader u64, in milliseconds
 //! 3 Inherit  parts u8, per part: parent u32 | after u64 | upto u64 | bytes u32 | rows (window.rs);
-//!            opens u8; if 1: creation second u64 | last arrival u64 | parents u8, per parent: shard u32 | end u64
+//!            opens u8; if 1: creation second u64 | last arrival u64 |
+//!                            parents u8, per parent: shard u32 | end u64
 //! ```
 //!
-//! Invariant: bytes with a tag that this build does not know are an error, never skipped. Must not know
-//! Raft or state.
+//! Invariant: bytes with a tag that this build does not know are an error, never skipped. Must not
+//! know Raft or state.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tristream_proto::domain::limits::{
@@ -71,7 +72,8 @@ pub(super) fn seal(stamp: Timestamp) -> Bytes {
     command.freeze()
 }
 
-/// The command that gives a child `parts` and perhaps opens it; an error when no entry can hold them.
+/// The command that gives a child `parts` and perhaps opens it; an error when no entry can hold
+/// them.
 pub(super) fn inherit(
     parts: &[WindowPart],
     opening: Option<&Opening>,

@@ -58,8 +58,8 @@ impl Handle {
         Handle { inner: Arc::new(inner) }
     }
 
-    /// The shard as the metadata described it when it was opened here. A child was not published then:
-    /// for its creation second see [`Handle::creation_second`].
+    /// The shard as the metadata described it when it was opened here. A child was not published
+    /// then: for its creation second see [`Handle::creation_second`].
     pub fn shard(&self) -> &Shard {
         &self.inner.shard
     }
@@ -99,8 +99,8 @@ impl Handle {
         Ok(self.inner.group.inspect(|machine| machine.window(after)))
     }
 
-    /// Seals the shard: an entry after which it takes no records. Harmless when it is sealed. With the
-    /// window behind `after`. Leader only.
+    /// Seals the shard: an entry after which it takes no records. Harmless when it is sealed. With
+    /// the window behind `after`. Leader only.
     pub async fn seal(
         &self,
         after: u64,
@@ -110,8 +110,8 @@ impl Handle {
         Ok((sealed, self.inner.group.inspect(|machine| machine.window(after))))
     }
 
-    /// Gives a child what its parents hand over. Parts it has are skipped; with nothing to give it tells
-    /// how far it is. Leader only.
+    /// Gives a child what its parents hand over. Parts it has are skipped; with nothing to give it
+    /// tells how far it is. Leader only.
     pub async fn inherit(
         &self,
         inheritance: Inheritance,
@@ -139,8 +139,8 @@ impl Handle {
         self.inner.group.amend(ShardMachine::retire)
     }
 
-    /// Leading field of the shard's sequence numbers, as its own log says; `None` while a child waits
-    /// for its opening.
+    /// Leading field of the shard's sequence numbers, as its own log says; `None` while a child
+    /// waits for its opening.
     pub fn creation_second(&self) -> Option<u64> {
         let opened = self.inner.group.inspect(ShardMachine::opened);
         opened.map(|opened| opened.creation_second)
@@ -236,8 +236,8 @@ impl Handle {
     }
 
     fn extent(&self) -> Extent {
-        // Before the machine is asked: a seal that was applied in between then lies behind, and what
-        // lies behind a seal is never taken for records.
+        // Before the machine is asked: a seal that was applied in between then lies behind, and
+        // what lies behind a seal is never taken for records.
         let applied = *self.inner.applied.borrow();
         let (opened, sealed) =
             self.inner.group.inspect(|machine| (machine.opened(), machine.sealed()));
@@ -266,3 +266,6 @@ fn reason(error: &AppendError) -> Option<Refusal> {
         AppendError::Invalid(_) | AppendError::Sealed => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! What passes from a parent to its children when a stream is resharded.
 //!
-//! The order that keeps every promise: the parent is sealed by an entry in its own log, so that its end
-//! is exact; a child takes no record before an entry in its own log has opened it, which comes after
-//! the parents' ends and brings everything they remembered. Each step does nothing the second time.
-//! Must not know who drives the steps.
+//! The order that keeps every promise: the parent is sealed by an entry in its own log, so that its
+//! end is exact; a child takes no record before an entry in its own log has opened it, which comes
+//! after the parents' ends and brings everything they remembered. Each step does nothing the second
+//! time. Must not know who drives the steps.
 
 use bytes::Bytes;
 use tristream_proto::domain::{ShardId, Timestamp};
@@ -73,8 +73,8 @@ pub(super) struct Step {
     opening: Option<Opening>,
 }
 
-/// One step per part, so that each fits into an entry; the opening goes with the last. Nothing that a
-/// replica could not read is let into the log.
+/// One step per part, so that each fits into an entry; the opening goes with the last. Nothing that
+/// a replica could not read is let into the log.
 pub(super) fn steps(inheritance: Inheritance) -> Result<Vec<Step>, AppendError> {
     for part in &inheritance.parts {
         Rows::decode(&part.rows).map_err(|error| AppendError::Invalid(error.to_string()))?;

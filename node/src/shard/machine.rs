@@ -1,13 +1,13 @@
-//! The replicated state of a shard: counters, how it began and ended, and what it remembers of calls;
-//! the records stay in the log.
+//! The replicated state of a shard: counters, how it began and ended, and what it remembers of
+//! calls; the records stay in the log.
 //!
 //! ```text
 //!  no parents: ------------------> open --Seal--> sealed
 //!  a child:    waiting --Inherit--> open --Seal--> sealed
 //! ```
 //!
-//! Invariant: indexes rise and arrivals never fall; records are stored only while the shard is open,
-//! whatever its log holds; the state is a function of the applied entries. Pure: no clock, no
+//! Invariant: indexes rise and arrivals never fall; records are stored only while the shard is
+//! open, whatever its log holds; the state is a function of the applied entries. Pure: no clock, no
 //! randomness, no I/O. Must not know who proposed, or who reads.
 
 mod checkpoint;
@@ -24,8 +24,9 @@ use crate::raft::{Machine, MachineError};
 /// The least bytes of commands between two checkpoints.
 const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
 /// Log written between two checkpoints, as a multiple of the window, which is most of a checkpoint.
-/// With 8, checkpoints add at most an eighth to what is written, also when the window is full (8 MiB); a
-/// start then applies at most 64 MiB again, which is little beside the log that it reads anyway.
+/// With 8, checkpoints add at most an eighth to what is written, also when the window is full (8
+/// MiB); a start then applies at most 64 MiB again, which is little beside the log that it reads
+/// anyway.
 const LOG_PER_WINDOW: u64 = 8;
 
 /// An append was applied: what its proposer tells the producers.

@@ -1,10 +1,10 @@
 //! Shard groups: each is one shard's log of record batches.
 //!
-//! Owns sequence numbers, arrival stamps, what a reader may see, and which calls were stored before.
-//! Invariant: within a shard, sequence numbers strictly rise and arrival times never fall; a read
-//! shows only committed records; a shard takes records from its opening to its seal, and none twice
-//! while it remembers it (docs/deduplication.md). Must not know streams' names, other shards beyond
-//! what parents hand over, or how a request came in.
+//! Owns sequence numbers, arrival stamps, what a reader may see, and which calls were stored
+//! before. Invariant: within a shard, sequence numbers strictly rise and arrival times never fall;
+//! a read shows only committed records; a shard takes records from its opening to its seal, and
+//! none twice while it remembers it (docs/deduplication.md). Must not know streams' names, other
+//! shards beyond what parents hand over, or how a request came in.
 
 mod appender;
 mod command;

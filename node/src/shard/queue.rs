@@ -2,8 +2,8 @@
 //! effect.
 //!
 //! Pure: time is passed in. Invariant: a put leaves the queue whole, and in the order in which it
-//! came: into an entry, or with an answer that says it had no effect. It comes back only when it was
-//! not proposed after all. Must not know Raft or replies.
+//! came: into an entry, or with an answer that says it had no effect. It comes back only when it
+//! was not proposed after all. Must not know Raft or replies.
 
 use std::collections::VecDeque;
 

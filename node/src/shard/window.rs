@@ -1,8 +1,10 @@
-//! What a shard remembers of the calls it stored, so that a call that is sent again is not stored again.
+//! What a shard remembers of the calls it stored, so that a call that is sent again is not stored
+//! again.
 //!
-//! Owns the rows: one per run of records that came in with one call and lie next to each other in one
-//! entry. Invariant: the state is a set of rows, bounded by count, bytes and age, and the oldest go
-//! first; it is a function of what was inserted. Pure. Must not know the log, or who asks.
+//! Owns the rows: one per run of records that came in with one call and lie next to each other in
+//! one entry. Invariant: the state is a set of rows, bounded by count, bytes and age, and the
+//! oldest go first; it is a function of what was inserted. Pure. Must not know the log, or who
+//! asks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,8 +16,8 @@ use tristream_proto::domain::{
 
 /// Rows that a shard remembers at most.
 pub(super) const ROWS_MAX: usize = 65_536;
-/// The bounds of every shard. They are part of the replicated state: another figure is another state,
-/// so a change needs a new format of the checkpoint.
+/// The bounds of every shard. They are part of the replicated state: another figure is another
+/// state, so a change needs a new format of the checkpoint.
 const BOUNDS: Bounds = Bounds { rows: ROWS_MAX, bytes: 8 << 20, age: Duration::from_secs(10 * 60) };
 /// A part for a child ends at the first entry that brings it to this size.
 const PART_BYTES_TARGET: usize = 1 << 20;
@@ -116,8 +118,8 @@ impl Window {
         }
     }
 
-    /// Forgets what is too old by the stamp `now` of the shard's newest record, and the oldest beyond
-    /// the bounds. Tells how many calls were forgotten before their time.
+    /// Forgets what is too old by the stamp `now` of the shard's newest record, and the oldest
+    /// beyond the bounds. Tells how many calls were forgotten before their time.
     pub(super) fn evict(&mut self, now: Timestamp) -> u32 {
         self.evict_to(now, BOUNDS)
     }
@@ -147,8 +149,10 @@ impl Window {
     ///
     /// ```text
     /// format u8, then per entry:
-    ///   shard u32 | creation second u64 | index u64 | learned u64 | arrival u64 | rows u32, then per row:
-    ///     call 16 | start u32 | count u16 | kind u8 | ordinals: first u16 (kind 0), count of u16 (kind 1)
+    ///   shard u32 | creation second u64 | index u64 | learned u64 | arrival u64 | rows u32
+    ///   then per row:
+    ///     call 16 | start u32 | count u16 | kind u8
+    ///     ordinals: first u16 (kind 0: consecutive), or count of u16 (kind 1)
     /// ```
     ///
     /// Little endian.

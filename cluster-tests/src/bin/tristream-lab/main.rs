@@ -1,5 +1,6 @@
 //! `tristream-lab`: proof that anyone can run.
 
+mod reshard_soak;
 mod simulate;
 
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Whole clusters in simulation: one seed, one run, the same on every machine.
     Simulate(simulate::Arguments),
+    /// Producers that never pause, while the number of shards goes up and down and, if told so, nodes die.
+    ReshardSoak(reshard_soak::Arguments),
     /// One seed in this process; prints its report as JSON.
     #[command(hide = true)]
     Seed(simulate::OneSeed),
@@ -33,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Simulate(arguments) => simulate::sweep(&arguments),
+        Command::ReshardSoak(arguments) => reshard_soak::run(&arguments),
         Command::Seed(arguments) => simulate::one_seed(&arguments),
     };
     match outcome {

@@ -22,9 +22,9 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tristream_cluster_tests::aws_cli::AwsCli;
-use tristream_cluster_tests::history::{History, RecordId};
+use tristream_cluster_tests::history::{Event, History, RecordId};
 use tristream_cluster_tests::processes::ZONES;
-use tristream_cluster_tests::{admin, command, promises};
+use tristream_cluster_tests::{admin, command, generations, promises, sdk};
 
 use failover::Failover;
 use ground::Ground;
@@ -120,6 +120,8 @@ async fn walk(arguments: &Arguments) -> anyhow::Result<()> {
         failover.from,
     );
 
+    let map = generations::shards(&sdk::client(&addresses[0], 3), STREAM).await?;
+    progress.with(|history| history.push(Event::Map(map)));
     let shards = readback::shards(&cli, &addresses[0], STREAM).await?;
     readback::by_cli(&cli, &addresses, STREAM, &shards, &progress).await?;
     let tail = ["tail", STREAM, "--from", "trim-horizon", "--json", "--no-follow"];

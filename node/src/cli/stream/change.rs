@@ -102,7 +102,8 @@ pub(super) async fn scale(
     let what = format!("scaling {stream} from {before} to {target} shards");
     let done = |now: &StreamDescription| now.map.open().count() == target as usize;
     if wait(client, stream, &what, patience, done).await?.is_some() {
-        screen::say(format!("stream {stream} has {target} open shards"));
+        let shards = if target == 1 { "shard" } else { "shards" };
+        screen::say(format!("stream {stream} has {target} open {shards}"));
     }
     Ok(())
 }
@@ -144,7 +145,8 @@ fn begun(answer: Result<(), Error>, stream: &StreamName) -> anyhow::Result<()> {
         }
         _ => return Err(error.into()),
     };
-    Err(anyhow!("{error} ({advice})"))
+    let why = error.to_string();
+    Err(anyhow!("{} ({advice})", why.trim_end_matches('.')))
 }
 
 /// Waits until the stream is ACTIVE and `done`, and gives the stream; nothing when nobody waits.

@@ -116,7 +116,7 @@ impl Lineage {
     pub(super) fn roots(&self) -> Vec<&Node> {
         let mut roots: Vec<&Node> =
             self.nodes.values().filter(|node| node.parents().is_empty()).collect();
-        roots.sort_by_key(|node| (self.first_key(node), node.id));
+        roots.sort_by_key(|node| (self.first_key(node), self.place(node), node.id));
         roots
     }
 
@@ -137,6 +137,13 @@ impl Lineage {
         let children =
             node.children.iter().filter_map(|child| self.nodes.get(child)?.shard.as_ref());
         own.or_else(|| children.map(|child| child.range.first).min())
+    }
+
+    /// Which of its child's parents it is: of two that are gone only their order is known.
+    fn place(&self, node: &Node) -> usize {
+        let child = node.children.first().and_then(|child| self.nodes.get(child));
+        let parents = child.map_or(&[][..], Node::parents);
+        parents.iter().position(|parent| *parent == node.id).unwrap_or(0)
     }
 
     /// For programs.
@@ -288,6 +295,16 @@ mod tests {
         let roots: Vec<ShardId> = lineage.roots().iter().map(|node| node.id).collect();
         assert_eq!(roots, ids(&[0, 1]));
         assert_eq!(lineage.counts(), [3, 3, 1]);
+    }
+
+    #[test]
+    fn parents_that_are_gone_keep_their_order() {
+        let begin = 1_795_255_200;
+        let stream =
+            sample::described(vec![sample::shard(4, [0, u128::MAX], (begin, None), &[3, 1])]);
+        let lineage = Lineage::new(&stream, &sample::cluster(&stream));
+        let roots: Vec<ShardId> = lineage.roots().iter().map(|node| node.id).collect();
+        assert_eq!(roots, ids(&[3, 1]));
     }
 
     #[test]

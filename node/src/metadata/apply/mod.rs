@@ -49,7 +49,7 @@ fn carry_out(view: &View, command: &Command) -> Applied {
         Command::ActivateStream { name, incarnation } => {
             streams::activate(view, known(view, name, *incarnation)?)
         }
-        Command::DeleteStream { name } => streams::delete(view, name),
+        Command::DeleteStream { name, incarnation } => streams::delete(view, name, *incarnation),
         Command::ForgetStream { name, incarnation } => {
             streams::forget(view, known(view, name, *incarnation)?)
         }

@@ -1,6 +1,7 @@
 //! A stream's life: created, active, being deleted, gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tristream_proto::domain::limits::{ACCOUNT_SHARDS_MAX, RETENTION_HOURS_DEFAULT};
@@ -107,8 +108,9 @@ pub(super) fn activate(view: &View, stream: &Stream) -> Applied {
 }
 
 /// Reshards under way stay in the stream: the groups of their children are still to be destroyed.
-pub(super) fn delete(view: &View, name: &StreamName) -> Applied {
-    let stream = view.streams.get(name).ok_or(Outcome::NotFound)?;
+pub(super) fn delete(view: &View, name: &StreamName, incarnation: Option<Incarnation>) -> Applied {
+    let meant = |stream: &&Arc<Stream>| incarnation.is_none_or(|meant| stream.incarnation == meant);
+    let stream = view.streams.get(name).filter(meant).ok_or(Outcome::NotFound)?;
     match stream.status {
         StreamStatus::Deleting => Ok(None),
         _ => {

@@ -3,7 +3,7 @@
 //! Invariant: an entry never holds a record twice, nor one that an earlier entry of the term holds.
 //! Must not know Raft or time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use tristream_proto::domain::{Batch, Origin, Record, SequenceNumber, Timestamp};
@@ -51,8 +51,8 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Answers the producer, when the entry is stored from `first` on or is not. Gives the number of
-    /// records that were answered and not stored again.
+    /// Answers the producer, when the entry is stored from `first` on or is not. Gives the number
+    /// of records that were answered and not stored again.
     pub(super) fn settle(
         self,
         outcome: Result<SequenceNumber, crate::shard::AppendError>,
@@ -77,6 +77,8 @@ impl Loaded {
 pub(super) struct InFlight {
     records: HashMap<Origin, (u64, u32)>,
     by_flight: HashMap<u64, Vec<Origin>>,
+    /// Entries that ended without an outcome: they may land as long as the term lasts.
+    lost: HashSet<u64>,
 }
 
 impl InFlight {
@@ -97,7 +99,13 @@ impl InFlight {
         }
     }
 
-    /// Notes that the record will be at `position` of the entry; or tells where in this entry it is.
+    /// The entry ended, and nobody knows how.
+    pub(super) fn lose(&mut self, flight: u64) {
+        self.lost.insert(flight);
+    }
+
+    /// Notes that the record will be at `position` of the entry; or tells where in this entry it
+    /// is.
     fn claim(&mut self, origin: Origin, flight: u64, position: u32) -> Result<(), u32> {
         match self.records.get(&origin) {
             Some((_, position)) => Err(*position),
@@ -128,6 +136,11 @@ impl Loading<'_> {
     /// The entry that must land before it is clear what is new of this put, which may be this one.
     pub(super) fn find_in_flight(&self, put: &Put<Reply>, known: &Known) -> Option<u64> {
         self.in_flight.find(&put.records, known)
+    }
+
+    /// Whether that entry ended without an outcome.
+    pub(super) fn is_lost(&self, flight: u64) -> bool {
+        self.in_flight.lost.contains(&flight)
     }
 
     /// Takes what is new of a put of which nothing is in flight.

@@ -1,7 +1,7 @@
 //! The task that owns a shard's appends while this node leads, and its state.
 //!
-//! Invariant: see the appender. A put waits for at most one entry on its way at a time, and is looked
-//! at again when that one has ended.
+//! Invariant: see the appender. A put waits for at most one entry on its way at a time, and is
+//! looked at again when that one has ended.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -147,8 +147,8 @@ impl Owner {
             self.inbox.refuse_all(&AppendError::NotLeader { leader });
             return;
         }
-        // A leader that lost its majority may still be reached by clients. Its entries on their way may
-        // stay there for ever, so what waits behind them is sent elsewhere while there is time.
+        // A leader that lost its majority may still be reached by clients. Its entries on their way
+        // may stay there for ever, so what waits behind them is sent elsewhere while there is time.
         if !self.target.in_touch() {
             self.inbox.refuse_all(&super::out_of_touch());
             return;
@@ -239,7 +239,10 @@ impl Owner {
             if is_whole(&known) {
                 self.inbox.answer_known(put, known);
             } else if let Some(flight) = loading.find_in_flight(&put, &known) {
-                self.parked.entry(flight).or_default().push(put);
+                match loading.is_lost(flight) {
+                    true => self.inbox.refuse(put, no_outcome()),
+                    false => self.parked.entry(flight).or_default().push(put),
+                }
             } else {
                 loading.add(put, known);
             }
@@ -282,8 +285,11 @@ impl Owner {
         match flight.load {
             Load::Puts(entry) => {
                 let stored = result.and_then(|landing| stored(&entry, landing));
-                if let Some(term) = &mut self.term {
-                    term.in_flight.remove(flight.id);
+                if let Some(term) = self.term.as_mut().filter(|term| term.number == flight.term) {
+                    match stored {
+                        Err(AppendError::Unknown(_)) => term.in_flight.lose(flight.id),
+                        _ => term.in_flight.remove(flight.id),
+                    }
                 }
                 self.settle(entry, &stored);
                 self.unpark(flight.id, &stored);
@@ -363,6 +369,10 @@ fn stored(entry: &Entry, (id, reply): Landing) -> Result<Appended, AppendError> 
         // Only a bug of ours ends here.
         other => Err(AppendError::Unknown(format!("an append was answered with {other:?}"))),
     }
+}
+
+fn no_outcome() -> AppendError {
+    AppendError::Unknown("an earlier attempt may yet be stored".to_owned())
 }
 
 fn is_whole(known: &Known) -> bool {

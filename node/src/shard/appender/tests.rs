@@ -397,7 +397,8 @@ async fn when_the_owner_ends_waiting_puts_had_no_effect_and_others_are_unknown()
     assert!(matches!(late, Err(AppendError::Unavailable(_))), "{late:?}");
 }
 
-/// A leader cut off from its peers, not from its clients: they must not wait behind what never lands.
+/// A leader cut off from its peers, not from its clients: they must not wait behind what never
+/// lands.
 #[tokio::test(start_paused = true)]
 async fn without_a_majority_nobody_waits_behind_what_is_on_its_way() {
     let bench = bench(leading(3, true));

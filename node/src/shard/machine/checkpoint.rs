@@ -1,7 +1,8 @@
 //! The state of a shard as bytes: an on-disk format, little endian.
 //!
 //! ```text
-//! 1: format u8 | records u64 | bytes u64 | last arrival u64 | has applied u8 | term, node, index u64
+//! 1: format u8 | records u64 | bytes u64 | last arrival u64
+//!    has applied u8 | term, node, index u64
 //! 2: as 1, then
 //!    has newest u8 | index, arrival u64 | count u32
 //!    is open u8 | creation second, index u64
@@ -10,8 +11,8 @@
 //!    rows (window.rs), to the end
 //! ```
 //!
-//! What does not apply is written as zeros. Format 1 is still read: of a shard without parents, which
-//! is open and remembers nothing.
+//! What does not apply is written as zeros. Format 1 is still read: of a shard without parents,
+//! which is open and remembers nothing.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 use tristream_proto::domain::{NodeId, RecordPosition, SequenceNumber, ShardId, Timestamp};

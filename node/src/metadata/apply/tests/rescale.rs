@@ -192,7 +192,7 @@ fn all_the_splits_of_a_goal_count_against_the_limit() {
         let command = rescale(&trial.a(), far, START, false);
         assert_eq!(trial.refused(&command), Outcome::ShardLimit { open, limit });
     }
-    trial.done(&Command::DeleteStream { name: name("b") });
+    trial.done(&Command::DeleteStream { name: name("b"), incarnation: None });
     let incarnation = trial.view.streams[&name("b")].incarnation;
     trial.done(&Command::ForgetStream { name: name("b"), incarnation });
     trial.done(&create("b", limit as u32 - 40, StreamMode::Provisioned));
@@ -210,7 +210,7 @@ fn a_deleted_stream_has_no_goal() {
     let mut trial = provisioned(2);
     trial.done(&limited(&trial, 4));
     trial.done(&step(&trial.a(), plan::next(&trial.a())[0]));
-    trial.done(&Command::DeleteStream { name: name("a") });
+    trial.done(&Command::DeleteStream { name: name("a"), incarnation: None });
     assert_eq!(trial.a().goal, None);
     assert_eq!(trial.view.shards_held(), 3);
     trial.nothing(&reach(&trial.a()));

@@ -247,7 +247,7 @@ fn a_deleted_stream_keeps_the_groups_of_its_reshards_until_it_is_forgotten() {
     trial.done(&split(&trial.a(), 0, QUARTER, true));
     trial.done(&split(&trial.a(), 1, HashKey(MIDDLE.0 + 9), true));
     trial.done(&finish_early(&trial.a(), 4));
-    trial.done(&Command::DeleteStream { name: name("a") });
+    trial.done(&Command::DeleteStream { name: name("a"), incarnation: None });
     let stream = trial.a();
     trial.nothing(&finish_early(&stream, 2));
     trial.nothing(&expire(&stream, &[1]));

@@ -25,7 +25,7 @@ fn activate(text: &str, incarnation: u64) -> Command {
 }
 
 fn delete(text: &str) -> Command {
-    Command::DeleteStream { name: name(text) }
+    Command::DeleteStream { name: name(text), incarnation: None }
 }
 
 fn forget(text: &str, incarnation: u64) -> Command {
@@ -58,6 +58,19 @@ fn picture(view: &View) -> Vec<String> {
         format!("{}/{} {:?} v{} {}", s.name, s.incarnation, s.status, s.map_version(), groups(s))
     };
     view.streams.values().map(line).collect()
+}
+
+#[test]
+fn a_late_deletion_spares_the_stream_that_was_created_anew() {
+    let late = |incarnation| Command::DeleteStream {
+        name: name("a"),
+        incarnation: Some(Incarnation(incarnation)),
+    };
+    let (view, outcomes) =
+        run(&[create("a", 1), late(1), forget("a", 1), create("a", 1), late(1), late(2)]);
+    assert_eq!(outcomes[4], (Outcome::NotFound, false));
+    assert_eq!(outcomes[5], (Outcome::Done, true));
+    assert_eq!(picture(&view), ["a/2 Deleting v2 2"]);
 }
 
 #[test]

@@ -97,6 +97,14 @@ async fn when_nobody_knows_of_the_first_attempt_nobody_knows_of_the_second() {
         assert_eq!(answer, Err(AppendError::Unknown("deposed".to_owned())));
     }
     assert_eq!(bench.held(), 0);
+    // While the term lasts it may yet land, so a third must not be proposed.
+    let third = bench.send_within(sent(7, &[0]), LONG).await.expect("no panic");
+    assert!(matches!(third, Err(AppendError::Unknown(_))), "{third:?}");
+    assert!(bench.group.script.lock().proposed.is_empty());
+    bench.group.leader.send_replace(leading(2, true));
+    let fourth = bench.send(sent(7, &[0])).await;
+    bench.proposed().await.land(9);
+    assert_eq!(places(fourth).await, [(9, 0)]);
 }
 
 #[tokio::test]
@@ -108,6 +116,22 @@ async fn a_put_that_waits_for_its_own_call_ends_as_unknown() {
     let answer = second.await.expect("no panic");
     assert!(matches!(answer, Err(AppendError::Unknown(_))), "{answer:?}");
     proposed.fail(ProposeError::Unavailable("no quorum".to_owned()));
+    until(|| bench.held() == 0).await;
+    bench.settle().await;
+    assert!(bench.group.script.lock().proposed.is_empty(), "nobody waits for it any more");
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_while_it_waits_for_its_call_leaves_nothing() {
+    let bench = bench(leading(1, true));
+    let first = bench.send(sent(7, &[0])).await;
+    let proposed = bench.proposed().await;
+    let second = bench.send(sent(7, &[0])).await;
+    bench.settle().await;
+    second.abort();
+    assert!(second.await.is_err(), "aborted");
+    proposed.fail(ProposeError::Unavailable("no quorum".to_owned()));
+    assert!(first.await.expect("no panic").is_err());
     until(|| bench.held() == 0).await;
     bench.settle().await;
     assert!(bench.group.script.lock().proposed.is_empty(), "nobody waits for it any more");
