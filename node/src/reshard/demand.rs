@@ -50,7 +50,7 @@ const SAMPLE_GOOD: usize = 512;
 const SAMPLE_MIN: usize = 16;
 const SAMPLE_PATIENCE: Duration = Duration::from_secs(10);
 /// Reshards of one stream at a time.
-const RESHARDS_MAX: usize = 16;
+const RESHARDS_MAX: usize = 8;
 
 /// Nearly all that comes in at an overloaded shard has one hash key.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
