@@ -113,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_held_up_and_comes_at_once_is_no_peak() {
+    fn what_was_held_up_for_a_second_raises_the_rate_by_a_fifth() {
         let mut peaks = peaks(60);
         for second in 10..30 {
             peaks.add(second, if second == 20 { 0 } else { 1000 }, 1);
             // What the stop of a second held back.
             peaks.add(second, if second == 21 { 1000 } else { 0 }, 0);
         }
-        assert_eq!(peaks.largest(30), (1000, 1));
+        assert_eq!(peaks.largest(30), (1200, 1), "not by two");
         // But a second five times as high is one of twice as much.
         peaks.add(30, 6000, 1);
         assert_eq!(peaks.largest(30).0, 2000);
