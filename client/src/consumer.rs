@@ -54,6 +54,7 @@ struct Walk {
     errors: VecDeque<Error>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are reads")]
 enum Progress {
     /// Since when the shard was read, what came, and how to go on.
     Read(Instant, Subscription, Result<Option<Event>, Error>),
@@ -125,7 +126,7 @@ impl Consumer {
                 let (client, stream) = (walk.client.clone(), walk.stream.clone());
                 self.parked.push_back(Subscription::new(client, stream, &shard, start));
             }
-            if !walk.listing && (walk.walker.needs_listing() || !walk.refused.is_empty()) {
+            if !walk.listing && !walk.refused.is_empty() {
                 walk.listing = true;
                 self.open.push(list(walk));
             }

@@ -4,13 +4,13 @@
 //! kept were read to their ends. So each key's records come out in the order in which they were stored,
 //! across any number of splits and merges. Must not know how a shard is read.
 //!
-//! A shard is heard of in two ways: in a listing (the stream's shards as of one map), or as the child of
-//! a shard that ended. Of a parent that was never heard of, a listing that has the child tells: either it
-//! is listed too, or its records are no longer kept. Listings may come from nodes that lag in dropping
-//! shards, but never lag behind a child that was heard of: the caller sees to that by map versions.
-//!
 //! Of two shards whose ranges overlap, the one with the lower id is the older: what its keys stored comes
-//! first. That holds also where the shards between the two are no longer kept.
+//! first. So a shard waits for every older one of the walk that overlaps it, and the parents need not be
+//! known: one that was not heard of yet has an ancestor that is still to be read, and what that ancestor's
+//! end tells of comes before the shard too. The rule also holds where shards in between are no longer kept.
+//!
+//! A shard is heard of as the child of one that ended, or in a listing: the stream's shards as of one map.
+//! Listings may come from nodes that lag in dropping shards.
 //!
 //! Memory: each shard of the walk that is not read yet, and some forty bytes for each that was.
 
@@ -33,15 +33,13 @@ pub(crate) struct Walker {
 struct Known {
     shard: Shard,
     state: State,
-    /// A listing had it: of its parents no more is to be learnt.
-    listed: bool,
     /// The walk starts at it.
     first: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Some parent has not been read to its end.
+    /// Something older that overlaps it has not been read to its end.
     Waiting,
     /// To be given out.
     Ready,
@@ -66,35 +64,33 @@ impl Walker {
                 _ => true,
             };
             if belongs {
-                walker.add(shard, true, true);
+                walker.add(shard, true);
             } else {
                 walker.done.insert(shard.id, shard.range);
             }
         }
-        walker.promote();
+        walker.promote(None);
         walker
     }
 
-    /// Takes in a listing of a map that has every shard heard of so far, but those no longer kept.
+    /// Takes in a listing, whichever map it is of.
     pub(crate) fn learn<'a>(&mut self, listing: impl IntoIterator<Item = &'a Shard>) {
         let mut listing: Vec<&Shard> = listing.into_iter().collect();
         // Children first, so that a shard whose child is past is past itself.
         listing.sort_by_key(|shard| std::cmp::Reverse(shard.id));
         listing.into_iter().for_each(|shard| self.hear(shard));
-        // What was heard of and is not listed is no longer kept, and so are the parents that are not: whoever
-        // begins to read it will be told.
-        self.shards.values_mut().for_each(|known| known.listed = true);
-        self.promote();
+        self.promote(None);
     }
 
     /// The shard was read to its end, and these came from it. (None are named where it is no longer kept;
     /// then a listing has told of them.)
     pub(crate) fn ended(&mut self, shard: ShardId, children: &[Shard]) {
-        if let Some(known) = self.shards.remove(&shard) {
-            self.done.insert(shard, known.shard.range);
+        let range = self.shards.remove(&shard).map(|known| known.shard.range);
+        if let Some(range) = range {
+            self.done.insert(shard, range);
         }
         children.iter().for_each(|child| self.hear(child));
-        self.promote();
+        self.promote(range);
     }
 
     /// The shard cannot be read to its end: what comes from it is left out of the walk.
@@ -102,17 +98,6 @@ impl Walker {
         if let Some(known) = self.shards.get_mut(&shard) {
             known.state = State::Lost;
         }
-    }
-
-    /// Whether a listing is needed to go on: some shard has a parent that was never heard of.
-    pub(crate) fn needs_listing(&self) -> bool {
-        let unheard =
-            |parent: &ShardId| !self.shards.contains_key(parent) && !self.done.contains_key(parent);
-        self.shards.values().any(|known| {
-            known.state == State::Waiting
-                && !known.listed
-                && known.shard.parents.iter().any(unheard)
-        })
     }
 
     /// The next shard to read, and from where.
@@ -127,8 +112,8 @@ impl Walker {
         Some((known.shard.clone(), start))
     }
 
-    fn add(&mut self, shard: &Shard, listed: bool, first: bool) {
-        let known = Known { shard: shard.clone(), state: State::Waiting, listed, first };
+    fn add(&mut self, shard: &Shard, first: bool) {
+        let known = Known { shard: shard.clone(), state: State::Waiting, first };
         self.shards.insert(shard.id, known);
     }
 
@@ -141,7 +126,7 @@ impl Walker {
             // It was dropped before the walk came to it, and whoever told of it lags.
             self.done.insert(shard.id, shard.range);
         } else {
-            self.add(shard, false, false);
+            self.add(shard, false);
         }
     }
 
@@ -154,17 +139,13 @@ impl Walker {
         read.chain(reading.map(|known| &known.shard.range)).any(|r| overlap(r, &shard.range))
     }
 
-    /// Makes ready what nothing older holds back any more.
-    fn promote(&mut self) {
+    /// Makes ready what nothing older holds back any more; only what overlaps `within` can have become so.
+    fn promote(&mut self, within: Option<HashKeyRange>) {
         let is_free = |known: &Known| {
-            let parents = &known.shard.parents;
+            let mut older = self.shards.range(..known.shard.id).map(|(_, older)| older);
             known.state == State::Waiting
-                && !parents.iter().any(|parent| self.shards.contains_key(parent))
-                && (known.listed || parents.iter().all(|parent| self.done.contains_key(parent)))
-                && !self
-                    .shards
-                    .range(..known.shard.id)
-                    .any(|(_, older)| overlap(&older.shard.range, &known.shard.range))
+                && within.is_none_or(|within| overlap(&within, &known.shard.range))
+                && !older.any(|older| overlap(&older.shard.range, &known.shard.range))
         };
         let free: Vec<ShardId> = self
             .shards

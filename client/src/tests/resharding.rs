@@ -105,7 +105,7 @@ async fn other_shards_go_on_while_one_awaits_its_children() {
 
 #[tokio::test]
 async fn what_may_have_been_stored_is_unknown_when_the_deadline_ends() {
-    let hasty = Options { deadline: Duration::from_millis(300), ..options() };
+    let hasty = Options { deadline: Duration::from_secs(1), ..options() };
     // Of the attempts after the lost one each is certain that it stored nothing.
     for later in [Kind::Throttled, Kind::Unavailable, Kind::StreamNotFound, Kind::Invalid] {
         let fake = Fake::start(1).await;
@@ -119,6 +119,7 @@ async fn what_may_have_been_stored_is_unknown_when_the_deadline_ends() {
     // The same when it ends in waiting for a map.
     let fake = Fake::start(1).await;
     let client = fake.client(&[1], hasty);
+    client.describe_stream(&orders()).await.expect("a stream");
     fake.state.lock().puts.push_back(Says::LostAndSealed);
     let error = client.put(&orders(), record("k", "d")).await.expect_err("never acked");
     assert_eq!(error.effect(), Effect::Unknown, "{error}");
@@ -127,8 +128,7 @@ async fn what_may_have_been_stored_is_unknown_when_the_deadline_ends() {
 #[tokio::test]
 async fn what_waits_for_children_that_never_come_ends_at_its_deadline() {
     let fake = Fake::start(1).await;
-    let hasty =
-        Options { deadline: Duration::from_millis(300), request_records_max: 1, ..options() };
+    let hasty = Options { deadline: Duration::from_secs(1), request_records_max: 1, ..options() };
     fake.seal(0);
     // The second and the third were never sent: their time begins when the first one's has ended.
     let records = ["a", "b", "c"].map(|data| record("k", data)).to_vec();
@@ -149,7 +149,7 @@ async fn a_silent_node_is_left_for_the_leader_before_the_deadline() {
         (state.leaders_untold, state.paused) = (true, [1].into());
         state.leaders.insert(ShardId::from(0), 2);
     }
-    let short = Options { attempt_timeout: Duration::from_millis(200), ..options() };
+    let short = Options { attempt_timeout: Duration::from_secs(1), ..options() };
     let outcome = fake.client(&[2], short).put(&orders(), record("k", "d")).await;
     assert_eq!(outcome, Ok(number(0, 1)));
     let asked: Vec<u64> = fake.state.lock().asked.iter().map(|asked| asked.0).collect();
@@ -159,13 +159,13 @@ async fn a_silent_node_is_left_for_the_leader_before_the_deadline() {
 #[tokio::test]
 async fn a_late_record_does_not_take_its_request_with_it() {
     let fake = Fake::start(1).await;
-    let options = Options { deadline: Duration::from_millis(400), ..options() };
+    let options = Options { deadline: Duration::from_secs(2), ..options() };
     let producer = fake.client(&[1], options).producer(&orders()).await.expect("a stream");
     // The first is refused until its time is almost over; the second joins it in the map's wake.
     fake.seal(0);
     let first = producer.send(record(&key_in(false), "first")).await;
     until("the seal is met", || fake.state.lock().described > 1).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     let second = producer.send(record(&key_in(false), "second")).await;
     fake.state.lock().puts.extend(std::iter::repeat_n(refusal(Kind::Throttled), 10_000));
     fake.publish(&[0], 2);

@@ -11,6 +11,7 @@ use super::{Node, POLL, State, number};
 
 impl Node {
     /// One subscription to what is stored: ends with the children of a closed shard.
+    #[allow(clippy::disallowed_methods)]
     pub(super) fn serve(&self, request: wire::SubscribeRequest) -> ReceiverStream<Event> {
         use wire::subscribe_request::From;
         let (id, state) = (ShardId::from(request.shard_index), self.state.clone());
