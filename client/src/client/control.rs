@@ -59,7 +59,7 @@ impl Client {
         .await
     }
 
-    /// Changes whether a stream's shards follow the load. To ask for what is so already is no error.
+    /// Changes whether a stream's shards follow the load. To ask for what is so is no error.
     pub async fn update_stream_mode(
         &self,
         stream: &StreamName,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tristream_proto::domain::{
     Effect, HashKey, HashKeyRange, PartitionKey, Record, Shard, ShardId, StreamName,
 };
@@ -198,8 +198,9 @@ async fn reshard(fake: &Fake, mut random: SmallRng, reshards: usize) {
 /// Reads until `count` records have come; by key, the numbers in their order.
 async fn read(mut consumer: Consumer, count: usize) -> BTreeMap<String, Vec<usize>> {
     let (mut read, mut seen) = (BTreeMap::<String, Vec<usize>>::new(), 0);
+    let end = Instant::now() + LIMIT;
     while seen < count {
-        let event = timeout(LIMIT, consumer.next()).await.expect("more records come");
+        let event = timeout_at(end, consumer.next()).await.expect("all come in time");
         for record in event.expect("a shard is left").expect("no error").records {
             let text = String::from_utf8(record.data.to_vec()).expect("text");
             let (key, number) = text.split_once(' ').expect("a key and a number");

@@ -1,7 +1,7 @@
 //! ListShards with its filters and pages (kinesis-contract 10.18, 9.11).
 //!
-//! Invariant: the shards of an `AT_` filter tile the key space, over all pages together, whatever is
-//! split, merged or expires between two pages. KCL does not start on a hole.
+//! Invariant: the shards of an `AT_` filter tile the key space, over all pages together, whatever
+//! is split, merged or expires between two pages. KCL does not start on a hole.
 
 use std::time::Duration;
 

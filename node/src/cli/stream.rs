@@ -82,7 +82,8 @@ enum Command {
         /// The shard: 3, or shardId-000000000003.
         #[arg(value_parser = change::shard_id)]
         shard: ShardId,
-        /// First hash key of the second child, decimal or as 0x and hex digits; the middle when not given.
+        /// First hash key of the second child, decimal or as 0x and hex digits; without it the
+        /// middle.
         #[arg(long, value_name = "HASH", value_parser = change::hash_key)]
         at: Option<HashKey>,
         #[command(flatten)]

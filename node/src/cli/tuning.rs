@@ -10,8 +10,8 @@ use crate::config::Config;
 /// The flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct Tuning {
-    /// Whether AWS's limits on changes of shards and modes hold: at most double and at least half of
-    /// the shards at a time, ten times a day; the mode twice a day. On by default.
+    /// Whether AWS's limits on changes of shards and modes hold: at most double and at least half
+    /// of the shards at a time, ten times a day; the mode twice a day. On by default.
     #[arg(
         long,
         env = "TRISTREAM_QUOTAS",
@@ -20,7 +20,8 @@ pub(super) struct Tuning {
         hide_possible_values = true
     )]
     pub(super) quotas: Option<Switch>,
-    /// Whether a put that a client sends again, for want of an answer, is stored once. On by default.
+    /// Whether a put that a client sends again, for want of an answer, is stored once. On by
+    /// default.
     #[arg(
         long,
         env = "TRISTREAM_DEDUPE",
@@ -32,7 +33,8 @@ pub(super) struct Tuning {
     /// Keep records for this long, such as 90s, 30m or 12h, whatever their streams say. For tests.
     #[arg(long, env = "TRISTREAM_RETENTION_OVERRIDE", value_name = "TIME", value_parser = seconds)]
     pub(super) retention_override: Option<u64>,
-    /// How far back a stream on demand looks for its peak, such as 60s. 10m by default; at AWS 30 days.
+    /// How far back a stream on demand looks for its peak, such as 60s. 10m by default; at AWS 30
+    /// days.
     #[arg(long, env = "TRISTREAM_ON_DEMAND_WINDOW", value_name = "TIME", value_parser = seconds)]
     pub(super) on_demand_window: Option<u64>,
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tristream_proto::domain::{GroupId, NodeId};
 
 use super::retries::Retries;
-use crate::metadata::{self, StreamStatus, View};
+use crate::metadata::{self, Stream, StreamStatus, View};
 use crate::raft::{Groups, Status};
 use crate::tasks::{Kind, Tasks};
 
@@ -149,17 +149,23 @@ async fn run(me: NodeId, metadata: metadata::Handle, groups: Groups, after: Dura
     }
 }
 
-/// The groups led here that prefer another leader.
+/// The groups led here that prefer another leader. Those of a reshard under way are left alone: a
+/// hand-over among its steps would make puts wait longer, and its parents are about to close.
 pub(super) fn guests(
     me: NodeId,
     view: &View,
     status: impl Fn(GroupId) -> Option<Status>,
 ) -> Vec<Guest> {
-    let alive = view.streams.values().filter(|stream| stream.status != StreamStatus::Deleting);
     let guest = |shard: &tristream_proto::domain::Shard| {
         let preferred = *shard.replicas.first().filter(|&&node| node != me)?;
         let status = status(shard.group).filter(|status| status.leader == Some(me))?;
         Some(Guest { group: shard.group, preferred, status })
     };
-    alive.flat_map(|stream| stream.all_shards()).filter_map(guest).collect()
+    let alive = view.streams.values().filter(|stream| stream.status != StreamStatus::Deleting);
+    let settled = |stream: &Stream| {
+        let shards = stream.map.shards().iter();
+        let settled = shards.filter(|shard| stream.reshard_of(shard.id).is_none());
+        settled.filter_map(guest).collect::<Vec<_>>()
+    };
+    alive.flat_map(|stream| settled(stream)).collect()
 }

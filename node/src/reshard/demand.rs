@@ -1,7 +1,7 @@
 //! Which splits and merges make a stream on demand fit its load.
 //!
-//! Pure. What a shard needs is told in shards: twice its largest second within the window, by what a
-//! shard bears (1 MiB or 1,000 records in a second), so that there is room for twice the peak.
+//! Pure. What a shard needs is told in shards: twice its highest rate within the window, by what a
+//! shard bears (1 MiB/s or 1,000 records/s), so that there is room for twice the peak.
 //!
 //! ```text
 //!  need of a shard > 1                       split it at the median of the hash keys that came in
@@ -50,7 +50,7 @@ const SAMPLE_GOOD: usize = 512;
 const SAMPLE_MIN: usize = 16;
 const SAMPLE_PATIENCE: Duration = Duration::from_secs(10);
 /// Reshards of one stream at a time.
-const RESHARDS_MAX: usize = 16;
+const RESHARDS_MAX: usize = 8;
 
 /// Nearly all that comes in at an overloaded shard has one hash key.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -84,9 +84,9 @@ pub fn hot_key(load: &Observed) -> Option<HotKey> {
 /// What a person is told of a shard's load.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Picture {
-    /// Bytes (data and keys) of the largest second within the window.
+    /// Highest bytes (data and keys) per second within the window.
     pub peak_bytes: u64,
-    /// Records of the largest second.
+    /// Highest records per second.
     pub peak_records: u64,
     /// Milliseconds for which the leader has observed, at most the window.
     pub observed_ms: u64,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::calls::Calls;
@@ -22,6 +22,11 @@ use crate::placement::Retries;
 /// Puts may be waiting for a reshard that was cut short behind its seals.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Reshards that hand over at a time, from the copy of the window to the publication. They share disks
+/// and syncs, and while one of them is between its seal and its publication its puts wait: many at
+/// once would all make theirs wait longer.
+const HANDOVERS_AT_ONCE: usize = 4;
 
 /// A piece of work that did not get further. It is tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,26 +46,39 @@ impl Stuck {
 
 /// Everything to be done, as the view says.
 pub(super) struct Driver<C> {
-    pub(super) views: watch::Receiver<Arc<View>>,
-    pub(super) calls: C,
-    pub(super) metrics: Arc<Metrics>,
+    views: watch::Receiver<Arc<View>>,
+    calls: C,
+    metrics: Arc<Metrics>,
+    handovers: Semaphore,
 }
 
 impl<C: Calls> Driver<C> {
+    pub(super) fn new(
+        views: watch::Receiver<Arc<View>>,
+        calls: C,
+        metrics: Arc<Metrics>,
+    ) -> Driver<C> {
+        Driver { views, calls, metrics, handovers: Semaphore::new(HANDOVERS_AT_ONCE) }
+    }
+
     /// Does it, until the views end. Dropping it stops all of it at their next await.
     pub(super) async fn drive(&self) {
         let mut views = self.views.clone();
         let mut retries = Retries::new(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX);
         let mut running = BTreeSet::new();
+        // Reshards that failed behind their seals, as far as this node knows: their puts wait.
+        let mut sealed = BTreeSet::new();
         let mut pieces = FuturesUnordered::new();
         loop {
             let view = views.borrow_and_update().clone();
             let work = due::work(&view);
             let keys: BTreeSet<Key> = work.iter().map(Work::key).collect();
             retries.retain(|key| keys.contains(&key));
+            sealed.retain(|key| keys.contains(key));
             for piece in due::admit(work, &running, &retries, Instant::now()) {
                 running.insert(piece.key());
-                pieces.push(self.attempt(piece));
+                let is_sealed = sealed.contains(&piece.key());
+                pieces.push(self.attempt(piece, is_sealed));
             }
             // What is due and was not admitted waits for a place, not for the time.
             let waiting = keys.iter().filter(|_| running.len() < AT_ONCE);
@@ -69,6 +87,9 @@ impl<C: Calls> Driver<C> {
             tokio::select! {
                 Some((key, done)) = pieces.next() => {
                     running.remove(&key);
+                    if matches!(&done, Err(stuck) if saga::is_behind_seal(stuck)) {
+                        sealed.insert(key);
+                    }
                     settle(&mut retries, key, done);
                 }
                 changed = views.changed() => if changed.is_err() {
@@ -80,23 +101,24 @@ impl<C: Calls> Driver<C> {
     }
 
     /// One attempt at a piece of work; it ends early when the stream is being deleted.
-    async fn attempt(&self, work: Work) -> (Key, Result<(), Stuck>) {
+    async fn attempt(&self, work: Work, is_sealed: bool) -> (Key, Result<(), Stuck>) {
         let key = work.key();
         let stream = work.stream().clone();
         let mut views = self.views.clone();
         let deleted = views.wait_for(|view| !is_served(view, &stream));
         let done = tokio::select! {
             biased;
-            done = self.work(&work) => done,
+            done = self.work(&work, is_sealed) => done,
             _ = deleted => Ok(()),
         };
         (key, done)
     }
 
-    async fn work(&self, work: &Work) -> Result<(), Stuck> {
+    async fn work(&self, work: &Work, is_sealed: bool) -> Result<(), Stuck> {
         match work {
             Work::Finish { stream, reshard } => {
-                saga::run(&self.calls, &self.metrics, stream, *reshard).await
+                let handovers = (!is_sealed).then_some(&self.handovers);
+                saga::run(&self.calls, &self.metrics, stream, *reshard, handovers).await
             }
             Work::Begin { stream, steps } => goal::begin(&self.calls, stream, steps).await,
             Work::Reach { stream } => goal::reach(&self.calls, stream).await,

@@ -10,8 +10,7 @@ use crate::metadata::plan::{self, Step};
 use crate::metadata::{Stream, StreamStatus, View};
 use crate::placement::Retries;
 
-/// Pieces of work at a time. Each reshard opens and elects two groups, and its seal stops puts for a
-/// moment: many at once would make each of them slow.
+/// Pieces of work at a time: most of them wait for the groups of children to be opened and elected.
 pub(super) const AT_ONCE: usize = 16;
 
 /// A piece of work.

@@ -80,7 +80,7 @@ pub fn start(parts: Parts, tasks: &Tasks) {
     let leader = metadata.watch_leader();
     let calls =
         Cluster { metadata: metadata.clone(), router, groups, clock: clock.clone(), failpoints };
-    let driver = Driver { views: metadata.watch(), calls, metrics };
+    let driver = Driver::new(metadata.watch(), calls, metrics);
     let (of_driver, of_expiry) = (leader.clone(), leader);
     tasks.spawn(Kind::Resharder, async move {
         while_leading(of_driver, || driver.drive().boxed()).await;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tristream_proto::domain::{Shard, ShardId, Timestamp};
 
@@ -36,18 +37,25 @@ const SEAL: &str = "seal";
 const INHERIT: &str = "inherit";
 const PUBLISH: &str = "publish";
 
-/// Carries a reshard of `stream` to its end.
+/// Whether a reshard that did not get further had been sealed, or may have been.
+pub(super) fn is_behind_seal(stuck: &Stuck) -> bool {
+    [SEAL, INHERIT, PUBLISH].contains(&stuck.step)
+}
+
+/// Carries a reshard of `stream` to its end. Its handover waits for a place among `handovers`, unless
+/// there is none to wait for.
 pub(super) async fn run<C: Calls>(
     calls: &C,
     metrics: &Metrics,
     stream: &Stream,
     reshard: ShardId,
+    handovers: Option<&Semaphore>,
 ) -> Result<(), Stuck> {
     let lost = || Stuck::new(OPEN, format!("{reshard} is not what the view says"));
     let found = stream.reshards.iter().find(|one| one.id() == reshard).ok_or_else(lost)?;
     let parents: Option<Vec<&Shard>> = found.parents.iter().map(|id| stream.map.get(*id)).collect();
     let parents = parents.filter(|parents| !parents.is_empty()).ok_or_else(lost)?;
-    Saga { calls, metrics, stream, reshard: found, parents }.run().await
+    Saga { calls, metrics, stream, reshard: found, parents }.run(handovers).await
 }
 
 struct Saga<'a, C> {
@@ -64,15 +72,20 @@ struct Opened {
 }
 
 impl<C: Calls> Saga<'_, C> {
-    async fn run(&self) -> Result<(), Stuck> {
+    async fn run(&self, handovers: Option<&Semaphore>) -> Result<(), Stuck> {
         self.calls.reach("reshard.begun").await;
         let begun = Instant::now();
         self.wait_for_children().await?;
         let open = self.took(OPEN, begun);
         self.calls.reach("reshard.children_open").await;
 
-        // Before the bulk of the window is copied, so that little is left when the seals are.
+        // Both waits come before the bulk of the window is copied, so that little is left for the time
+        // behind the seals.
         self.wait_for_clock().await;
+        let _place = match handovers {
+            Some(places) => places.acquire().await.ok(),
+            None => None,
+        };
         let begun = Instant::now();
         let copied = try_join_all(self.parents.iter().map(|parent| self.copy(parent))).await?;
         let copy = self.took(COPY, begun);

@@ -47,6 +47,8 @@ struct State {
     upto: BTreeMap<(ShardId, ShardId), u64>,
     openings: BTreeMap<ShardId, Opening>,
     published: Vec<(ShardId, u64)>,
+    /// Parents sealed and not published yet, at the most.
+    handing_over_max: usize,
     shut: BTreeSet<GroupId>,
     points: Vec<&'static str>,
 }
@@ -86,6 +88,10 @@ impl Fake {
     /// Reshards and the creation second of their children, in the order in which they were published.
     pub(super) fn published(&self) -> Vec<(ShardId, u64)> {
         self.state.lock().published.clone()
+    }
+
+    pub(super) fn handing_over_max(&self) -> usize {
+        self.state.lock().handing_over_max
     }
 
     pub(super) fn points(&self) -> Vec<&'static str> {
@@ -237,6 +243,11 @@ impl Calls for Fake {
         let now = self.now().seconds();
         let sealed = self.call(|state| {
             let sealed = state.seal(parent, now);
+            let view = self.views.borrow().clone();
+            let under_way = view.streams.values().flat_map(|stream| &stream.reshards);
+            let parents = under_way.flat_map(|reshard| &reshard.parents);
+            let handing_over = parents.filter(|id| state.sealed.contains_key(id)).count();
+            state.handing_over_max = state.handing_over_max.max(handing_over);
             (sealed, state.part(parent.id, after))
         });
         sealed.await.map_err(router::Error::Unknown)

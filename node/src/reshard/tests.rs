@@ -32,7 +32,7 @@ fn merge() -> Stream {
 }
 
 fn driver(fake: &Arc<Fake>) -> Driver<Arc<Fake>> {
-    Driver { views: fake.views(), calls: fake.clone(), metrics: Arc::new(Metrics::new()) }
+    Driver::new(fake.views(), fake.clone(), Arc::new(Metrics::new()))
 }
 
 /// Drives until `done` of the view, with a new driver after every crash.
@@ -140,6 +140,17 @@ async fn stuck_reshards_hold_nobody_and_are_never_given_up() {
         () = healed => {}
     }
     assert_eq!(fake.published().len(), stuck.len() + well.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_hand_over_at_a_time_and_more_than_one() {
+    let mut stream = stream(40);
+    for parent in 0..40 {
+        begin(&mut stream, &[parent]);
+    }
+    let fake = Arc::new(Fake::new(stream, None));
+    finish(&fake).await;
+    assert_eq!(fake.handing_over_max(), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
-//! What comes in at a shard that this node leads: its largest second within a window, and an even
-//! sample of the hash keys.
+//! What comes in at a shard that this node leads: its highest rate within a window, and an even sample
+//! of the hash keys.
 //!
 //! Owns the observation; what is done about it is decided elsewhere. It begins when somebody asks,
 //! and ends when nobody has asked for a while or the leadership is gone, so that a shard which
@@ -8,8 +8,7 @@
 //! not know streams, or who asks.
 //!
 //! Errors of what is told, by design:
-//! - a peak is that of a second of the observation's own grid: a burst of one second that lies
-//!   across two of them may be seen as half;
+//! - a rate is that of five seconds: a shorter burst counts for what it is over five (`peaks`);
 //! - a peak is remembered up to 1/64 of the window (at least 1 s) too long, a sampled key up to 1/8;
 //! - the first two seconds count for the sample but not for the peak: they bring what waited while
 //!   nobody led;
@@ -40,9 +39,9 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// What came in at a shard within the window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Largest bytes (data and keys) of one second.
+    /// Highest bytes (data and keys) per second, over five seconds.
     pub peak_bytes: u64,
-    /// Largest records of one second, perhaps another one.
+    /// Highest records per second, perhaps of other seconds.
     pub peak_records: u64,
     /// Hash keys that came in, rising, at most 1,024: each record is in it with a chance that grows
     /// with the share of a shard's second that the record takes.

@@ -1,4 +1,6 @@
-//! `tristream stream split`, `merge`, `scale` and `mode`: begin a change, and wait until it is done.
+//! `tristream stream split`, `merge`, `scale` and `mode`: begin a change, and wait for its end.
+//!
+//! Must not decide whether a change may be: the cluster says so.
 
 use std::io::IsTerminal;
 use std::time::Duration;

@@ -67,7 +67,14 @@ async fn bench(disk: SimulatedDisk) -> Bench {
     let groups =
         Groups::new(&config, of_log, &peers, &roster, &OsEntropy, of_tasks, metrics.clone());
     let groups = groups.expect("groups");
-    let shards = Shards::new(groups.clone(), ME, Arc::new(FixedClock), tasks.clone(), metrics);
+    let shards = Shards::new(
+        groups.clone(),
+        ME,
+        Arc::new(FixedClock),
+        tasks.clone(),
+        metrics,
+        Duration::from_secs(600),
+    );
     Bench { disk, log, tasks, groups, shards }
 }
 

@@ -38,10 +38,11 @@ fn nothing_is_observed_before_somebody_asks() {
 fn the_peak_counts_after_settling_and_the_sample_at_once() {
     let (load, now) = start();
     put(&load, 1, now + Duration::from_millis(1_999), &[record(1, 900), record(2, 100)]);
-    put(&load, 1, now + Duration::from_millis(2_000), &[record(3, 100)]);
+    put(&load, 1, now + Duration::from_millis(2_000), &[record(3, 500)]);
+    put(&load, 1, now + Duration::from_millis(2_000), &vec![record(4, 1); 9]);
     let told = load.observed(1, now + Duration::from_secs(5));
-    assert_eq!((told.peak_bytes, told.peak_records), (100, 1));
-    assert_eq!(told.sampled, [1, 2, 3].map(HashKey));
+    assert_eq!((told.peak_bytes, told.peak_records), (101, 2));
+    assert_eq!(told.sampled[..4], [1, 2, 3, 4].map(HashKey));
     assert_eq!(told.observed, Duration::from_secs(5));
     assert_eq!(load.observed(1, now + Duration::from_secs(500)).observed, WINDOW);
 }
@@ -51,10 +52,10 @@ fn another_term_begins_anew() {
     let (load, now) = start();
     let later = now + Duration::from_secs(10);
     put(&load, 1, later, &[record(1, 900)]);
-    assert_eq!(load.observed(1, later).peak_bytes, 900);
+    assert_eq!(load.observed(1, later).peak_bytes, 180);
     // A put of a term that nobody asked about.
     put(&load, 2, later, &[record(1, 900)]);
-    assert_eq!(load.observed(1, later).peak_bytes, 900);
+    assert_eq!(load.observed(1, later).peak_bytes, 180);
     assert_eq!(load.observed(2, later), Observed::default());
     load.forget();
     assert!(load.glance(later, &[record(1, 900)]).is_none());
