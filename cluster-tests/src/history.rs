@@ -224,6 +224,11 @@ impl History {
         acked.into_iter().filter(|acked| *acked).count()
     }
 
+    /// How many attempts had an outcome that nobody knows.
+    pub fn unknown(&self) -> usize {
+        self.events().filter(|event| matches!(event, Event::Unknown(_))).count()
+    }
+
     /// Between the first and the last ack: the longest time without any, over all shards (none) or of one.
     pub fn longest_silence(&self, shard: Option<&str>) -> Duration {
         let mut last = None;

@@ -273,7 +273,19 @@ impl Cluster {
         admin::wait(&format!("{zone} to end"), PROCESS_LIMIT, async || {
             Ok((!runs(pid)).then_some(()))
         })
-        .await
+        .await?;
+        self.wait_ports_free(zone).await
+    }
+
+    /// A process that we did not start looks dead when its first thread is: its others may still hold the doors.
+    async fn wait_ports_free(&self, zone: &str) -> anyhow::Result<()> {
+        for door in [self.kinesis(zone)?, self.peer(zone)?] {
+            admin::wait(&format!("{door} to be free"), PROCESS_LIMIT, async || {
+                Ok(TcpListener::bind(&door).is_ok().then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn wait_up_gone(&mut self) -> anyhow::Result<()> {

@@ -84,7 +84,8 @@ async fn storm(cluster: &mut Cluster, seed: u64) -> anyhow::Result<()> {
         Ok((workload.acks() >= enough).then_some(()))
     })
     .await?;
-    println!("{faults} faults, {} acks", workload.acks());
+    let unknown = workload::with(&history, |history| history.unknown());
+    println!("{faults} faults, {} acks, {unknown} unknown outcomes", workload.acks());
     workload.stop().await?;
     generations::read_all(&addresses[0], STREAM, "az-a", &history).await?;
     generations::read_all(&addresses[1], STREAM, "az-b", &history).await?;

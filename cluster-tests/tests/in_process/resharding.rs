@@ -3,6 +3,8 @@
 //! A node is held at a named point of the saga, another (or the same) dies there, and everything goes on. Producers
 //! never stop. The last victim sleeps instead: it wakes up in the middle of a step that others have long done.
 
+#![allow(clippy::print_stdout)]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
