@@ -2,6 +2,7 @@
 //!
 //! Must not know faults.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,7 +164,7 @@ pub(super) fn position(shard: Option<&str>, entry: &Value) -> anyhow::Result<Pos
     Ok(Position { shard, number: number.context("an answer without a sequence number")? })
 }
 
-/// Reads all shards with iterators, each call at any node: an iterator is good at all of them. Learns of new
+/// Reads all shards with iterators, parents before children, each call at any node: an iterator is good at all of them. Learns of new
 /// shards from listings.
 pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
     let mut random = SmallRng::seed_from_u64(seed ^ 0x5244);
@@ -180,13 +181,20 @@ pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
                 for shard in shards {
                     let id = shard["ShardId"].as_str().context("a shard without an id")?;
                     if !places.iter().any(|place| place.shard == id) {
-                        places.push(Place::new(id));
+                        let parents = ["ParentShardId", "AdjacentParentShardId"];
+                        let parents = parents.iter().filter_map(|name| shard[*name].as_str());
+                        places.push(Place::new(id, parents.map(str::to_owned).collect()));
                     }
                 }
             }
         }
         round += 1;
-        for place in places.iter_mut().filter(|place| !place.ended) {
+        let ended: BTreeSet<String> =
+            places.iter().filter(|place| place.ended).map(|place| place.shard.clone()).collect();
+        let is_due = |place: &&mut Place| {
+            !place.ended && place.parents.iter().all(|parent| ended.contains(parent))
+        };
+        for place in places.iter_mut().filter(is_due) {
             let node = random.random_range(0..3);
             match place.iterator.take() {
                 None => place.look_up(node, &board).await?,
@@ -205,12 +213,14 @@ struct Place {
     shard: String,
     last: Option<SequenceNumber>,
     iterator: Option<String>,
+    /// Read to their end before this one is begun.
+    parents: Vec<String>,
     ended: bool,
 }
 
 impl Place {
-    fn new(id: &str) -> Place {
-        Place { shard: id.to_owned(), last: None, iterator: None, ended: false }
+    fn new(id: &str, parents: Vec<String>) -> Place {
+        Place { shard: id.to_owned(), last: None, iterator: None, parents, ended: false }
     }
 
     async fn look_up(&mut self, node: usize, board: &Board) -> anyhow::Result<()> {
