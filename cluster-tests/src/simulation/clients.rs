@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tristream_client::domain::{Effect, PartitionKey, Record, SequenceNumber, Shard, StoredRecord};
 use tristream_client::wire::subscribe_request::From as WireFrom;
 use tristream_client::wire::tristream_client::TristreamClient;
-use tristream_client::{Client, Connection, Connector, Error, Options, Start, StreamStatus, wire};
+use tristream_client::{
+    Client, Connection, Connector, Error, Options, Start, StreamDescription, StreamStatus, wire,
+};
 use tristream_node::net::{Net, channel};
 
 use super::board::{Board, Outcome, Phase};
@@ -26,6 +28,8 @@ const BATCH_MAX: usize = 8;
 /// How long one call of a producer may take.
 const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Nothing that was asked for comes later than this.
+const SETTLED_AFTER: Duration = Duration::from_secs(8);
 /// The reader that reads while everything happens.
 const LIVE: &str = "live";
 
@@ -136,19 +140,30 @@ pub(super) async fn reader(board: Arc<Board>) -> turmoil::Result {
     Ok(())
 }
 
+/// The stream once nothing has changed for so long that nothing will: a change that somebody asked for may
+/// come late, and so may a put of which nobody learnt the outcome.
+async fn settled(client: &Client, board: &Board) -> Arc<StreamDescription> {
+    board.wait_for("the shards to settle".to_owned());
+    let (mut known, mut since) = (None, Instant::now());
+    loop {
+        if let Ok(stream) = client.describe_stream(&board.stream).await
+            && stream.status == StreamStatus::Active
+        {
+            if known.as_ref() != Some(&stream.map) {
+                (known, since) = (Some(stream.map.clone()), Instant::now());
+            } else if since.elapsed() >= SETTLED_AFTER {
+                return stream;
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
+
 /// Reads every replica of every shard whole, from the node that keeps it.
 pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
     board.reached(Phase::Audit).await;
     let client = native_client()?;
-    let description = loop {
-        match client.describe_stream(&board.stream).await {
-            Ok(description) => break description,
-            Err(_) => sleep(PAUSE).await,
-        }
-    };
-    board.push(Event::Map(description.map.shards().iter().map(history::ShardSeen::from).collect()));
-    // Every commit has reached everybody by then, also of puts that nobody learnt the outcome of.
-    sleep(Duration::from_secs(2)).await;
+    let description = settled(&client, &board).await;
     board.count("shards", description.map.shards().len() as u64);
     board.push(Event::Map(description.map.shards().iter().map(ShardSeen::from).collect()));
     for shard in description.map.shards() {

@@ -80,8 +80,8 @@ async fn cycle(
             // An attempt to create it, of which nobody had heard any more, was carried out after all.
             Ok(stream) if stream.incarnation != incarnation => {
                 board.count("streams_created_late", 1);
-                let gone = |error: &Error| matches!(error, Error::StreamNotFound(_));
-                insist(|| client.delete_stream(name), gone).await?;
+                // Whatever became of it: the next look tells.
+                let _ = client.delete_stream(name).await;
             }
             _ => {}
         }

@@ -21,8 +21,9 @@ pub(super) struct Changeable {
 impl Changeable {
     /// The stream when it is provisioned and ACTIVE.
     pub(super) async fn find(api: &Api, name: &StreamName) -> Result<Changeable, Error> {
-        let view = api.streams.fresh_view().await;
-        let stream = view.streams.get(name).cloned();
+        let fresh = api.streams.fresh_view().await;
+        let stream = fresh.find(name)?;
+        let view = fresh.view;
         let stream = stream.ok_or_else(|| api.no_such_stream(name.as_str()))?;
         if stream.mode == StreamMode::OnDemand {
             return Err(on_demand(api, name));
@@ -89,8 +90,8 @@ impl Api {
         match error {
             router::Error::StreamNotFound(name) => self.no_such_stream(name),
             router::Error::NotActive(_) => {
-                let view = self.streams.fresh_view().await;
-                match view.streams.get(stream).map(|stream| stream.status) {
+                let fresh = self.streams.fresh_view().await;
+                match fresh.view.streams.get(stream).map(|stream| stream.status) {
                     None => self.no_such_stream(stream.as_str()),
                     // Another change was quicker, and is done already.
                     Some(StreamStatus::Active) => self.not_active(stream, StreamStatus::Updating),

@@ -20,7 +20,7 @@ use super::{Api, Streams};
 use crate::clock::Clock;
 use crate::entropy::OsEntropy;
 use crate::metadata::{Reshard, Stream, StreamMode, StreamStatus, View};
-use crate::router::{Error, NewStream};
+use crate::router::{Error, Fresh, NewStream};
 use crate::shard::Page;
 
 /// A clock that stands still until it is moved.
@@ -52,6 +52,8 @@ struct State {
     view: View,
     /// What the node at hand knows, if it lags behind.
     lagging: Option<View>,
+    /// It reaches no quorum.
+    cut_off: bool,
     records: HashMap<GroupId, Vec<StoredRecord>>,
     entries: u64,
     /// Of all records that were put, stored or not.
@@ -161,6 +163,11 @@ impl Fake {
     }
 
     /// From now on the node at hand knows no more than this, until it asks.
+    /// The node at hand reaches no quorum from now on.
+    pub(crate) fn cut_off(&self) {
+        self.state.lock().cut_off = true;
+    }
+
     pub(crate) fn lag_at(&self, view: View) {
         self.state.lock().lagging = Some(view);
     }
@@ -355,16 +362,21 @@ fn soon<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
 }
 
 impl Streams for Fake {
-    fn fresh_view(&self) -> BoxFuture<'_, Arc<View>> {
+    fn fresh_view(&self) -> BoxFuture<'_, Fresh> {
         let state = self.state.lock();
         assert!(!state.panics, "asked to panic");
-        soon(Arc::new(state.view.clone()))
+        let lagging = state.lagging.as_ref().filter(|_| state.cut_off);
+        let view = Arc::new(lagging.unwrap_or(&state.view).clone());
+        soon(Fresh { view, is_confirmed: !state.cut_off })
     }
 
-    fn stream<'a>(&'a self, name: &'a StreamName) -> BoxFuture<'a, Option<Arc<Stream>>> {
+    fn stream<'a>(
+        &'a self,
+        name: &'a StreamName,
+    ) -> BoxFuture<'a, Result<Option<Arc<Stream>>, Error>> {
         let state = self.state.lock();
         let view = state.lagging.as_ref().unwrap_or(&state.view);
-        soon(view.streams.get(name).cloned())
+        soon(Ok(view.streams.get(name).cloned()))
     }
 
     fn create_stream(&self, stream: NewStream, _: Duration) -> BoxFuture<'_, Result<(), Error>> {

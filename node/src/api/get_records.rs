@@ -36,7 +36,7 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
     let name = &iterator.stream;
     let gone = || api.no_such_shard(name, iterator.shard);
     let known = (iterator.incarnation, iterator.shard);
-    let stream = api.serving_since(name, known.0, known.1).await.ok_or_else(gone)?;
+    let stream = api.serving_since(name, known.0, known.1).await?.ok_or_else(gone)?;
     if stream.incarnation != iterator.incarnation {
         return Err(gone());
     }

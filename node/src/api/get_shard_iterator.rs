@@ -70,7 +70,7 @@ async fn find(
         stream: name.clone(),
         account: api.account.clone(),
     })?;
-    let stream = api.serving_since(name, Incarnation::default(), id).await;
+    let stream = api.serving_since(name, Incarnation::default(), id).await?;
     let stream = stream.ok_or_else(|| api.no_such_shard(name, id))?;
     Ok((stream, id))
 }

@@ -32,7 +32,7 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
         (after, None) => after.and_then(|name| name.parse().ok()),
     };
     let count = limit.map_or(LIST_STREAMS_DEFAULT, |limit| limit as usize);
-    let view = api.streams.fresh_view().await;
+    let view = api.streams.fresh_view().await.view;
     let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let mut rest = view.streams.range::<StreamName, _>((from, Bound::Unbounded));
     let page: Vec<_> = rest.by_ref().take(count).map(|(_, stream)| stream).collect();

@@ -229,13 +229,14 @@ impl Api {
 
     /// The stream by a view that has everything that was answered before: for describing.
     async fn described(&self, name: &StreamName) -> Result<Arc<Stream>, Error> {
-        let view = self.streams.fresh_view().await;
-        view.streams.get(name).cloned().ok_or_else(|| self.no_such_stream(name.as_str()))
+        let found = self.streams.fresh_view().await.find(name)?;
+        found.ok_or_else(|| self.no_such_stream(name.as_str()))
     }
 
     /// The stream if it takes and serves records: for the data path. The view at hand decides, but
-    /// it never decides to refuse: another node may have told the caller of a newer one.
-    async fn serving(&self, name: &StreamName) -> Option<Arc<Stream>> {
+    /// it never decides to refuse: another node may have told the caller of a newer one. Where no
+    /// quorum can tell, that is the answer, for a wrong "no such stream" would not be tried again.
+    async fn serving(&self, name: &StreamName) -> Result<Option<Arc<Stream>>, Error> {
         self.serving_if(name, |_| true).await
     }
 
@@ -245,7 +246,7 @@ impl Api {
         name: &StreamName,
         known: Incarnation,
         shard: ShardId,
-    ) -> Option<Arc<Stream>> {
+    ) -> Result<Option<Arc<Stream>>, Error> {
         let is_new_enough =
             |stream: &Stream| stream.incarnation >= known && stream.map.get(shard).is_some();
         self.serving_if(name, is_new_enough).await
@@ -255,15 +256,14 @@ impl Api {
         &self,
         name: &StreamName,
         is_new_enough: impl Fn(&Stream) -> bool,
-    ) -> Option<Arc<Stream>> {
-        let serves = |stream: &Arc<Stream>| {
+    ) -> Result<Option<Arc<Stream>>, Error> {
+        let serves = |stream: &Stream| {
             let lives = matches!(stream.status, StreamStatus::Active | StreamStatus::Updating);
             lives && is_new_enough(stream)
         };
-        if let Some(stream) = self.streams.stream(name).await.filter(serves) {
-            return Some(stream);
+        match self.streams.stream(name).await? {
+            Some(stream) if serves(&stream) => Ok(Some(stream)),
+            _ => Ok(self.streams.fresh_view().await.find_if(name, serves)?),
         }
-        let view = self.streams.fresh_view().await;
-        view.streams.get(name).filter(|stream| serves(stream)).cloned()
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn run(api: &Api, mut input: Members, call: Call) -> Result<Rep
     checks.finish()?;
 
     let name = address.resolve(api)?;
-    let Some(stream) = api.serving(&name).await else {
+    let Some(stream) = api.serving(&name).await? else {
         return Err(api.no_such_stream(name));
     };
     let record = record.record()?;

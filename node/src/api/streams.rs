@@ -9,16 +9,19 @@ use tristream_proto::domain::{
 };
 use tristream_proto::wire::ClusterStatusResponse;
 
-use crate::metadata::{Stream, StreamMode, View};
-use crate::router::{Error, NewStream, Router};
+use crate::metadata::{Stream, StreamMode};
+use crate::router::{Error, Fresh, NewStream, Router};
 use crate::shard::Page;
 
 /// Streams and their records, wherever they live. Each method is the router's of that name.
 pub trait Streams: Send + Sync + 'static {
     /// See [`Router::fresh_view`].
-    fn fresh_view(&self) -> BoxFuture<'_, Arc<View>>;
+    fn fresh_view(&self) -> BoxFuture<'_, Fresh>;
     /// See [`Router::stream`].
-    fn stream<'a>(&'a self, name: &'a StreamName) -> BoxFuture<'a, Option<Arc<Stream>>>;
+    fn stream<'a>(
+        &'a self,
+        name: &'a StreamName,
+    ) -> BoxFuture<'a, Result<Option<Arc<Stream>>, Error>>;
     /// See [`Router::create_stream`].
     fn create_stream(
         &self,
@@ -87,11 +90,14 @@ pub trait Streams: Send + Sync + 'static {
 }
 
 impl Streams for Router {
-    fn fresh_view(&self) -> BoxFuture<'_, Arc<View>> {
+    fn fresh_view(&self) -> BoxFuture<'_, Fresh> {
         Box::pin(Router::fresh_view(self))
     }
 
-    fn stream<'a>(&'a self, name: &'a StreamName) -> BoxFuture<'a, Option<Arc<Stream>>> {
+    fn stream<'a>(
+        &'a self,
+        name: &'a StreamName,
+    ) -> BoxFuture<'a, Result<Option<Arc<Stream>>, Error>> {
         Box::pin(Router::stream(self, name))
     }
 

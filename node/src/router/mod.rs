@@ -29,6 +29,8 @@ use crate::raft::Groups;
 use crate::roster::Roster;
 use crate::shard::{self, Shards};
 
+pub use streams::Fresh;
+
 use barrier::Barriers;
 use forward::Forward;
 

@@ -18,26 +18,60 @@ use crate::raft::ProposeError;
 /// How long a fresh view may take before the local one has to do.
 const FRESH_TIME: Duration = Duration::from_millis(500);
 
+/// The newest view that this node could get.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    /// The view.
+    pub view: Arc<View>,
+    /// Whether it has everything that was answered before it was asked for. Without that, what is not
+    /// in it may be there all the same.
+    pub is_confirmed: bool,
+}
+
+impl Fresh {
+    /// The stream; an error where nobody can tell whether there is one.
+    pub fn find(&self, name: &StreamName) -> Result<Option<Arc<Stream>>, Error> {
+        self.find_if(name, |_| true)
+    }
+
+    /// The stream, if it is as `wanted`; an error where nobody can tell.
+    pub fn find_if(
+        &self,
+        name: &StreamName,
+        wanted: impl FnOnce(&Stream) -> bool,
+    ) -> Result<Option<Arc<Stream>>, Error> {
+        let found = self.view.streams.get(name).filter(|stream| wanted(stream)).cloned();
+        if found.is_none() && !self.is_confirmed {
+            let why = format!("no quorum of the metadata says whether stream {name} is there");
+            return Err(Error::Unavailable(why));
+        }
+        Ok(found)
+    }
+}
+
 impl Router {
     /// A view that has everything that was answered before this call; the local one when no quorum
     /// answers in time.
-    pub async fn fresh_view(&self) -> Arc<View> {
+    pub async fn fresh_view(&self) -> Fresh {
         let until = Instant::now() + FRESH_TIME;
         let nodes = self.inner.roster.ids();
-        if let Ok(index) = self.barrier(GroupId::META, &nodes, until).await {
-            let left = until.saturating_duration_since(Instant::now());
-            self.inner.metadata.wait_applied(index, left).await;
-        }
-        self.view()
+        let is_confirmed = match self.barrier(GroupId::META, &nodes, until).await {
+            Ok(index) => {
+                let left = until.saturating_duration_since(Instant::now());
+                self.inner.metadata.wait_applied(index, left).await
+            }
+            Err(_) => false,
+        };
+        Fresh { view: self.view(), is_confirmed }
     }
 
     /// The stream by name; when this node does not know it, it asks the metadata leader before it
     /// says no.
-    pub async fn stream(&self, name: &StreamName) -> Option<Arc<Stream>> {
+    pub async fn stream(&self, name: &StreamName) -> Result<Option<Arc<Stream>>, Error> {
         if let Some(stream) = self.view().streams.get(name) {
-            return Some(stream.clone());
+            return Ok(Some(stream.clone()));
         }
-        self.fresh_view().await.streams.get(name).cloned()
+        self.fresh_view().await.find(name)
     }
 
     /// The same, once this node's view has a map of it at least as new as `version`; after `wait`
@@ -47,7 +81,7 @@ impl Router {
         name: &StreamName,
         version: MapVersion,
         wait: Duration,
-    ) -> Option<Arc<Stream>> {
+    ) -> Result<Option<Arc<Stream>>, Error> {
         let mut views = self.inner.metadata.watch();
         // Whether it came in time is for the caller to see.
         let _ = timeout(wait, views.wait_for(|view| knows(view, name, version))).await;
@@ -71,8 +105,7 @@ impl Router {
 
     /// Begins to delete a stream and waits until this node's view says so.
     pub async fn delete_stream(&self, name: &StreamName, deadline: Duration) -> Result<(), Error> {
-        let view = self.fresh_view().await;
-        let Some(stream) = view.streams.get(name) else {
+        let Some(stream) = self.fresh_view().await.find(name)? else {
             return Err(Error::StreamNotFound(name.clone()));
         };
         let incarnation = Some(stream.incarnation);

@@ -25,7 +25,7 @@ use tristream_proto::wire::tristream_server::{Tristream, TristreamServer};
 use super::status;
 use crate::clock::Clock;
 use crate::metadata::{Stream, StreamMode, StreamStatus};
-use crate::router::{NewStream, Router};
+use crate::router::{self, NewStream, Router};
 use crate::shard::{self, AppendError};
 use crate::tasks::Tasks;
 
@@ -73,7 +73,7 @@ impl ClientService {
 
     async fn stream(&self, router: &Router, name: &str) -> Result<Arc<Stream>, wire::Refusal> {
         let name = stream_name(name)?;
-        router.stream(&name).await.ok_or_else(|| status::stream_not_found(&name))
+        found(router.stream(&name).await, &name)
     }
 
     async fn create(&self, request: wire::CreateStreamRequest) -> Result<(), wire::Refusal> {
@@ -104,8 +104,7 @@ impl ClientService {
     ) -> Result<(wire::Stream, Vec<wire::NodeAddress>), wire::Refusal> {
         let (router, name) = (self.router()?, stream_name(&request.name)?);
         let version = MapVersion(request.map_version_min);
-        let stream = router.stream_since(&name, version, DESCRIBE_MAP_TIME).await;
-        let stream = stream.ok_or_else(|| status::stream_not_found(&name))?;
+        let stream = found(router.stream_since(&name, version, DESCRIBE_MAP_TIME).await, &name)?;
         Ok((describe(&router, &stream), nodes(&router)))
     }
 
@@ -118,7 +117,7 @@ impl ClientService {
         let (until, routed) = (Instant::now() + deadline, Routed::from(&request));
         let wait = PUT_MAP_TIME.min(deadline);
         let stream = router.stream_since(&name, routed.map_version, wait).await;
-        let stream = stream.ok_or_else(|| status::stream_not_found(&name))?;
+        let stream = found(stream, &name)?;
         let shard = find_shard(&stream, &routed)?;
         let records = check_records(&stream, shard, request.records)?;
         let handle = open_here(&router, shard)?;
@@ -152,7 +151,7 @@ impl Tristream for ClientService {
         _request: Request<wire::ListStreamsRequest>,
     ) -> Result<Response<wire::ListStreamsResponse>, Status> {
         let router = self.router().map_err(|refusal| Status::unavailable(refusal.message))?;
-        let view = router.fresh_view().await;
+        let view = router.fresh_view().await.view;
         let streams = view.streams.values().map(|stream| describe(&router, stream)).collect();
         Ok(Response::new(wire::ListStreamsResponse { streams }))
     }
@@ -240,6 +239,14 @@ fn stored(numbers: &[SequenceNumber]) -> wire::PutResponse {
             ..Default::default()
         },
     }
+}
+
+/// The stream, or what is known of its absence.
+fn found(
+    stream: Result<Option<Arc<Stream>>, router::Error>,
+    name: &StreamName,
+) -> Result<Arc<Stream>, wire::Refusal> {
+    stream.map_err(|e| status::of_router(&e))?.ok_or_else(|| status::stream_not_found(name))
 }
 
 fn stream_name(text: &str) -> Result<StreamName, wire::Refusal> {

@@ -1,6 +1,7 @@
 //! PutRecord and PutRecords.
 
 use super::*;
+use crate::metadata::View;
 use crate::router::Error;
 
 const ACCOUNT: &str = "000000000000";
@@ -137,6 +138,24 @@ async fn a_node_that_lags_behind_asks_before_it_refuses() {
     house.fake.lag_at(active);
     let read = json!({"ShardIterator": token["ShardIterator"]});
     house.call("GetRecords", read).await.ok();
+}
+
+/// "No such stream" is final for an SDK, so a node that cannot know must not say it.
+#[tokio::test]
+async fn a_node_that_reaches_no_quorum_does_not_deny_what_it_has_not_heard_of() {
+    let house = House::with_stream("s", 1).await;
+    let ask = json!({"StreamName": "s", "ShardId": "0", "ShardIteratorType": "TRIM_HORIZON"});
+    house.fake.lag_at(View::default());
+    house.fake.cut_off();
+    for (operation, body) in [
+        ("PutRecord", record(json!({}))),
+        ("GetShardIterator", ask),
+        ("DescribeStream", json!({"StreamName": "s"})),
+        ("SplitShard", json!({"StreamName": "s", "ShardToSplit": "0", "NewStartingHashKey": "9"})),
+    ] {
+        let got = house.call(operation, body).await;
+        assert_eq!(got.status, 503, "{operation}: {got:?}");
+    }
 }
 
 #[tokio::test]

@@ -75,8 +75,8 @@ impl ClientService {
 
     async fn newest(&self, name: &str) -> Result<(Router, Arc<Stream>), wire::Refusal> {
         let (router, name) = (self.router()?, stream_name(name)?);
-        let stream = router.fresh_view().await.streams.get(&name).cloned();
-        Ok((router, stream.ok_or_else(|| status::stream_not_found(&name))?))
+        let stream = super::found(router.fresh_view().await.find(&name), &name)?;
+        Ok((router, stream))
     }
 }
 
