@@ -110,7 +110,7 @@ impl Model {
             };
             let key = match total {
                 0 => HashKey(place),
-                _ => self.pick(((place >> 64) * u128::from(total) >> 64) as u64),
+                _ => self.pick((((place >> 64) * u128::from(total)) >> 64) as u64),
             };
             let owner = ranges.partition_point(|(range, _)| range.first <= key) - 1;
             let at = self.now() + Duration::from_micros(n * 1_000_000 / count.max(1));
