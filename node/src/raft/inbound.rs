@@ -220,6 +220,10 @@ impl Sessions {
     }
 
     fn begin(&mut self, group: u64, session: u64) -> Result<mpsc::Sender<Request>, Status> {
+        // A session outlives its group by what the map holds of it, and with it openraft's side of the
+        // stream: groups come and go, so those of groups that are gone are let go here.
+        let groups = &self.inbound.groups;
+        self.open.retain(|group, _| groups.peer(GroupId(*group)).is_some());
         let peer = self.inbound.group(group)?;
         let (tx, rx) = mpsc::channel(IN_FLIGHT_MAX);
         let mut appended = peer.stream_append(Box::pin(ReceiverStream::new(rx)));
