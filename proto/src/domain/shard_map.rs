@@ -124,7 +124,7 @@ impl ShardMap {
         ShardMap { version: self.version, shards }
     }
 
-    /// Rises with every change.
+    /// Rises with every change of the open shards; not when a closed one expires.
     pub fn version(&self) -> MapVersion {
         self.version
     }
