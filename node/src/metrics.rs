@@ -84,6 +84,7 @@ pub struct Metrics {
     fsync_seconds: Histogram,
     fsync_failures: Counter,
     log_bytes_written: Counter,
+    log_zero_fill_bytes: Counter,
     log_segments: Gauge,
     log_bytes: Gauge,
     torn_tails: Counter,
@@ -133,6 +134,7 @@ impl Metrics {
             fsync_seconds: latency(),
             fsync_failures: Counter::default(),
             log_bytes_written: Counter::default(),
+            log_zero_fill_bytes: Counter::default(),
             log_segments: Gauge::default(),
             log_bytes: Gauge::default(),
             torn_tails: Counter::default(),
@@ -206,6 +208,11 @@ impl Metrics {
             "log_bytes_written",
             "Bytes written to the shared log",
             self.log_bytes_written.clone(),
+        );
+        r.register(
+            "log_zero_fill_bytes",
+            "Zeros written to make segments ready before they are needed",
+            self.log_zero_fill_bytes.clone(),
         );
         r.register("log_segments", "Segments of the shared log", self.log_segments.clone());
         r.register("log_bytes", "Bytes of the shared log on disk", self.log_bytes.clone());
@@ -309,6 +316,11 @@ impl Metrics {
     /// A write or sync of the log failed.
     pub fn observe_fsync_failure(&self) {
         self.fsync_failures.inc();
+    }
+
+    /// Zeros were written into a file that will be a segment.
+    pub fn observe_zero_fill(&self, bytes: u64) {
+        self.log_zero_fill_bytes.inc_by(bytes);
     }
 
     /// A torn tail was cut.

@@ -58,6 +58,10 @@ async fn files(disk: &dyn Disk, dir: &Path) {
     file.set_len(12).await.unwrap();
     let again = disk.open(&dir.join("f"), Open::Existing).unwrap();
     assert_eq!(&again.read_at(0, 12).await.unwrap()[..], b"\0\0hello Wo\0\0");
+    file.allocate(14).await.unwrap();
+    assert_eq!(&again.read_at(0, 14).await.unwrap()[..], b"\0\0hello Wo\0\0\0\0");
+    file.allocate(3).await.unwrap();
+    assert_eq!(file.len().unwrap(), 14, "it never cuts");
 }
 
 fn locks(disk: &dyn Disk, dir: &Path) {
@@ -180,6 +184,9 @@ async fn a_full_disk_says_so() {
     let full = file.write_at(12_010, vec![Bytes::from_static(b"x")]).await.unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     assert_eq!(disk.space(Path::new("/d")).unwrap().free_bytes, 0);
+    let full = file.allocate(12_011).await.unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(file.len().unwrap(), 12_010);
 }
 
 #[tokio::test]

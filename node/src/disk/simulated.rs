@@ -408,6 +408,23 @@ impl SimulatedFile {
         act(state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?)
     }
 
+    fn grow(&self, len: u64) -> io::Result<()> {
+        let mut state = self.inner.state.lock();
+        if state.life != self.life {
+            return Err(dead());
+        }
+        let (used, capacity) = (state.used_bytes(), state.capacity_bytes);
+        let content = state.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+        let grows = len.saturating_sub(content.now.len() as u64);
+        if used + grows > capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if grows > 0 {
+            content.change(Change::Cut { len: len as usize });
+        }
+        Ok(())
+    }
+
     fn write(&self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
         let mut at = offset as usize;
         for bytes in parts {
@@ -479,5 +496,10 @@ impl File for SimulatedFile {
             Ok(())
         });
         Box::pin(std::future::ready(cut))
+    }
+
+    fn allocate(&self, len: u64) -> BoxFuture<'_, io::Result<()>> {
+        let grown = self.grow(len);
+        Box::pin(std::future::ready(grown))
     }
 }

@@ -22,6 +22,9 @@ mod committer;
 mod frame;
 mod group;
 mod keeper;
+// Until the committer and the keeper use it.
+#[allow(dead_code)]
+mod pool;
 mod read;
 mod recovery;
 mod segment;
