@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod contract;
+mod lane;
 mod real;
 mod simulated;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+pub use lane::{Lane, LaneThread, WAITING_MAX};
 pub use real::RealDisk;
 pub use simulated::{Damage, SimulatedDisk};
 
@@ -47,6 +49,10 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, io::Result<()>>;
     /// Bytes free for this node, and bytes in all.
     fn space(&self, dir: &Path) -> io::Result<Space>;
+    /// A lane for one writer of files of this disk, who syncs each write.
+    fn lane(&self) -> io::Result<Box<dyn Lane>> {
+        Ok(Box::new(lane::InTurn::default()))
+    }
     /// Takes the folder for this process until the guard is dropped; fails at once when it is
     /// taken.
     fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;
@@ -81,6 +87,13 @@ pub trait File: Send + Sync + 'static {
             self.write_at(offset, parts).await?;
             self.sync().await
         })
+    }
+    /// `write_synced` on the calling thread, which is blocked meanwhile: for a lane's own thread.
+    ///
+    /// # Errors
+    /// `Unsupported`: this disk's lanes have none.
+    fn write_synced_here(&self, _offset: u64, _parts: &[Bytes]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> BoxFuture<'_, io::Result<()>>;

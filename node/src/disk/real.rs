@@ -1,7 +1,7 @@
-//! The operating system's files. Blocking calls run on tokio's blocking threads.
+//! The operating system's files. Blocking calls run on tokio's blocking threads, a lane's on its own.
 
 use std::fs;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 
-use super::{Disk, File, Open, Space};
+use super::{Disk, File, Lane, Open, Space, LaneThread};
+
+/// Linux takes no more slices in one call (`IOV_MAX`).
+const SLICES_MAX: usize = 1024;
 
 /// The real disk.
 pub struct RealDisk;
@@ -22,11 +25,22 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
+/// One system call for up to `SLICES_MAX` parts, so that nobody need copy them together.
 fn write_parts(file: &fs::File, offset: u64, parts: &[Bytes]) -> io::Result<()> {
-    let mut at = offset;
-    for part in parts {
-        file.write_all_at(part, at)?;
-        at += part.len() as u64;
+    let given = parts.iter().filter(|part| !part.is_empty());
+    let mut slices: Vec<IoSlice<'_>> = given.map(|part| IoSlice::new(part)).collect();
+    let (mut left, mut at) = (&mut slices[..], offset);
+    while !left.is_empty() {
+        let now = left.len().min(SLICES_MAX);
+        match rustix::io::pwritev(file, &left[..now], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                at += written as u64;
+                IoSlice::advance_slices(&mut left, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }
@@ -79,6 +93,10 @@ impl Disk for RealDisk {
         })
     }
 
+    fn lane(&self) -> io::Result<Box<dyn Lane>> {
+        Ok(Box::new(LaneThread::start()?))
+    }
+
     fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let file = fs::OpenOptions::new()
             .create(true)
@@ -116,6 +134,11 @@ impl File for RealFile {
             write_parts(&file, offset, &parts)?;
             file.sync_data()
         }))
+    }
+
+    fn write_synced_here(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
+        write_parts(&self.0, offset, parts)?;
+        self.0.sync_data()
     }
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
