@@ -16,7 +16,7 @@ use tristream_proto::domain::GroupId;
 use bench::bare::Bare;
 use bench::disk::{BenchDisk, Sync};
 use bench::load::Load;
-use bench::{Bench, config, folder};
+use bench::{Bench, config, folder, on_worker};
 
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// What is purged when so much was appended: the folder stays small.
@@ -44,24 +44,36 @@ fn append(criterion: &mut Criterion, runtime: &Runtime) {
             let folder = folder();
             let config = config(folder.path().join("log"), SEGMENT_BYTES);
             let bench = runtime.block_on(Bench::open(config, BenchDisk::new(Sync::Real)));
-            let mut load = Load::new(&bench.log, groups, entry_bytes, false);
+            let mut load = Some(Load::new(&bench.log, groups, entry_bytes, false));
+            let mut run = |entries, purge| {
+                let mut running = load.take().expect("it was given back");
+                let (running, took) = on_worker(runtime, async move {
+                    if purge {
+                        running.purge().await;
+                    }
+                    let took = running.run(entries).await.took;
+                    (running, took)
+                });
+                load = Some(running);
+                took
+            };
             let mut since_purge = 0;
             let name = format!("{}KiB/{groups}", entry_bytes >> 10);
             timed.throughput(Throughput::Bytes(entry_bytes as u64));
             timed.bench_function(BenchmarkId::new("log", &name), |bencher| {
                 bencher.iter_custom(|entries| {
                     since_purge += entries * entry_bytes as u64;
-                    if since_purge > PURGE_BYTES {
-                        runtime.block_on(load.purge());
+                    let purge = since_purge > PURGE_BYTES;
+                    if purge {
                         since_purge = 0;
                     }
-                    runtime.block_on(load.run(entries)).took
+                    run(entries, purge)
                 });
             });
             // Batches of a run that lasts long enough to be typical.
             bench.disk.take_batches();
             let entries = (64 << 20) / entry_bytes as u64;
-            runtime.block_on(load.run(entries));
+            run(entries, false);
             let batches = bench.disk.take_batches();
             runtime.block_on(bench.close());
             let mut bare = Bare::new(folder.path(), SEGMENT_BYTES).expect("the disk works");

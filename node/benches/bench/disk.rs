@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tristream_node::disk::{Disk, File, Lane, Open, RealDisk, Space, LaneThread};
+use tristream_node::disk::{Disk, File, Lane, LaneThread, Open, RealDisk, Space};
 
 /// What a sync does.
 #[derive(Clone, Copy)]

@@ -9,6 +9,7 @@ pub(crate) mod load;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::runtime::Runtime;
 use tristream_node::disk::Disk;
 use tristream_node::entropy::OsEntropy;
 use tristream_node::log::{Config, Log};
@@ -19,6 +20,15 @@ use disk::BenchDisk;
 
 /// Bytes of recent payloads that the benched logs keep in memory.
 pub(crate) const TAIL_BYTES: usize = 64 << 20;
+
+/// Runs `work` on one of the runtime's own threads, as all work of a node is.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn on_worker<T: Send + 'static>(
+    runtime: &Runtime,
+    work: impl Future<Output = T> + Send + 'static,
+) -> T {
+    runtime.block_on(async { tokio::spawn(work).await.expect("the work ends well") })
+}
 
 /// A folder for data below the target folder; removed when it is dropped.
 pub(crate) fn folder() -> tempfile::TempDir {

@@ -17,7 +17,7 @@ use tristream_proto::domain::GroupId;
 use super::{Figure, Size, listed, median};
 use crate::bench::disk::{BenchDisk, Sync};
 use crate::bench::load::Load;
-use crate::bench::{Bench, TAIL_BYTES, config, folder};
+use crate::bench::{Bench, TAIL_BYTES, config, folder, on_worker};
 
 /// The first argument of a child.
 pub(crate) const CHILD: &str = "--child";
@@ -30,8 +30,9 @@ pub(crate) fn child(args: &[String]) {
     let dir = PathBuf::from(args.get(1).expect("a folder"));
     let bytes = args.get(2).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
     let runtime = Runtime::new().expect("a runtime");
-    let told = runtime.block_on(async {
-        match args[0].as_str() {
+    let what = args[0].clone();
+    let told = on_worker(&runtime, async move {
+        match what.as_str() {
             "sparse" => write(&dir, Sync::Sparse, bytes, 64 << 10, true).await,
             "real" => write(&dir, Sync::Real, bytes, 25 << 10, false).await,
             _ => reopen(&dir).await,
@@ -149,7 +150,7 @@ pub(crate) fn open(size: Size) -> Vec<Figure> {
 pub(crate) fn scan(size: Size) -> Vec<Figure> {
     const ENTRY_BYTES: usize = 4 << 10;
     let runtime = Runtime::new().expect("a runtime");
-    runtime.block_on(async {
+    on_worker(&runtime, async move {
         let folder = folder();
         let segment_bytes = SEGMENT_BYTES / size.part;
         let config = config(folder.path().to_owned(), segment_bytes);

@@ -10,7 +10,7 @@ use super::{Figure, Size, listed, median};
 use crate::bench::bare::Bare;
 use crate::bench::disk::{BenchDisk, Sync};
 use crate::bench::load::{Done, Load};
-use crate::bench::{Bench, config, folder};
+use crate::bench::{Bench, config, folder, on_worker};
 
 const SEGMENT_BYTES: u64 = 256 << 20;
 /// A little less than the two segments that are kept ready.
@@ -68,7 +68,7 @@ fn runtime() -> Runtime {
 
 /// The log and the bare loop take turns; and what the log wrote for each user byte.
 pub(crate) fn throughput(size: Size) -> Vec<Figure> {
-    runtime().block_on(async {
+    on_worker(&runtime(), async move {
         let mut log = Subject::new(Sync::Real, 256, 25 << 10, size).await;
         let mut bare =
             Bare::new(log.folder.path(), SEGMENT_BYTES / size.part).expect("the disk works");
@@ -118,7 +118,7 @@ fn bytes_figure(what: &'static str, reach: f64, written: u64, filled: u64, user:
 
 /// Acks per second where a sync takes 500 us; and what was written for each user byte.
 pub(crate) fn acks(size: Size) -> Vec<Figure> {
-    runtime().block_on(async {
+    on_worker(&runtime(), async move {
         let sync = Sync::Takes(Duration::from_micros(500));
         let mut log = Subject::new(sync, 256, 1 << 10, size).await;
         let (mut speeds, mut batch) = (vec![], vec![]);
@@ -148,7 +148,7 @@ pub(crate) fn acks(size: Size) -> Vec<Figure> {
 
 /// 2,000 groups and one take turns.
 pub(crate) fn groups(size: Size) -> Vec<Figure> {
-    runtime().block_on(async {
+    on_worker(&runtime(), async move {
         let mut many = Subject::new(Sync::Real, 2000, 25 << 10, size).await;
         let mut one = Subject::new(Sync::Real, 1, 25 << 10, size).await;
         let (mut ratios, mut manys, mut ones) = (vec![], vec![], vec![]);

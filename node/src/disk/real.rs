@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 
-use super::{Disk, File, Lane, Open, Space, LaneThread};
+use super::{Disk, File, Lane, LaneThread, Open, Space};
 
 /// Linux takes no more slices in one call (`IOV_MAX`).
 const SLICES_MAX: usize = 1024;
