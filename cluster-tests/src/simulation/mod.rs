@@ -8,6 +8,7 @@
 //! |---|---|
 //! | what can happen to the cluster, drawn from a seed | `fault.rs` |
 //! | network, clock and randomness of a node | `world.rs` |
+//! | a node's disk and clock, and its lives | `place.rs` |
 //! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
@@ -24,12 +25,13 @@ mod cluster;
 mod fault;
 mod kinesis;
 mod operator;
+mod place;
 mod report;
 mod resharder;
 mod run;
 mod trace;
 mod world;
 
-pub use fault::{Event, Fault, schedule};
+pub use fault::{Event, Fault, Storm, schedule};
 pub use report::{Report, Sum};
 pub use run::{Plant, Settings, run};
