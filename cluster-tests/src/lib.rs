@@ -29,11 +29,13 @@
 //! | connections that break when the answer to a put comes back | `scissors.rs` |
 //! | a stream read through all generations of its shards | `generations.rs` |
 //! | producers without pause while shards come and go | `soak.rs` |
+//! | shards that come and go, and what nodes keep of them | `churn.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
 pub mod admin;
 pub mod aws_cli;
 pub mod binary;
+pub mod churn;
 pub mod command;
 pub mod containers;
 pub mod doors;

@@ -71,6 +71,23 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The same, with each node's settings changed by `change` before it holds any stream.
+    pub async fn start_with(
+        options: Options,
+        change: impl Fn(&mut toml::Table),
+    ) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::start(options).await?;
+        cluster.stop().await?;
+        for zone in ZONES {
+            let path = cluster.data_dir().join(zone).join("node.toml");
+            let mut settings: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
+            change(&mut settings);
+            std::fs::write(&path, toml::to_string(&settings)?)?;
+        }
+        cluster.up().await?;
+        Ok(cluster)
+    }
+
     /// Runs `tristream up` on the folder, which may hold everything of an earlier run.
     pub async fn up(&mut self) -> anyhow::Result<()> {
         if self.up.is_some() {
@@ -249,7 +266,7 @@ impl Cluster {
     }
 
     /// The newest process of the zone: the one started by hand, else the one that `up` started.
-    fn pid(&self, zone: &str) -> anyhow::Result<Pid> {
+    pub fn pid(&self, zone: &str) -> anyhow::Result<Pid> {
         if let Some(child) = &self.by_hand[usize::from(number(zone)?)] {
             return Ok(Pid::from_child(child));
         }
