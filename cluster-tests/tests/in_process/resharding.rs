@@ -263,7 +263,8 @@ impl Case {
         for &seat in seats {
             let client = self.client(cluster, seat);
             let mut seen = String::new();
-            let changed = wait_until(&format!("seat {seat} sees the change"), async || {
+            let what = format!("seat {seat} sees the change");
+            let changed = wait_until(&what, async || {
                 let summary = client.describe_stream_summary().stream_name(&self.stream).send();
                 let (summary, view) = (summary.await, admin::view(cluster.kinesis(seat)).await);
                 seen = format!("{seat} says: {summary:?}, {view:?}");
@@ -275,8 +276,9 @@ impl Case {
                 });
                 let leaders = view.leaders(&self.stream);
                 there && !leaders.is_empty() && leaders.iter().all(|(_, az)| az.is_some())
-            });
-            changed.await.with_context(|| seen)?;
+            })
+            .await;
+            changed.with_context(|| seen)?;
         }
         Ok(())
     }
