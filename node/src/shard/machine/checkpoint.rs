@@ -20,7 +20,7 @@ use tristream_proto::domain::{NodeId, RecordPosition, SequenceNumber, ShardId, T
 
 use super::{Appended, Opened, Sealed, ShardMachine};
 use crate::log::EntryId;
-use crate::shard::window::Rows;
+use crate::shard::window::{Rows, Window};
 
 const FORMAT_PLAIN: u8 = 1;
 const FORMAT_WHOLE: u8 = 2;
@@ -96,7 +96,17 @@ fn counters(machine: &ShardMachine, from: &mut Bytes) -> Result<ShardMachine, Tr
     let (term, node) = (from.try_get_u64_le()?, NodeId(from.try_get_u64_le()?));
     let id = EntryId { term, node, index: from.try_get_u64_le()? };
     let applied = has_applied.then_some(id);
-    Ok(ShardMachine { records, bytes, last_arrival, applied, ..machine.clone() })
+    Ok(ShardMachine {
+        records,
+        bytes,
+        last_arrival,
+        applied,
+        newest: None,
+        sealed: None,
+        trimmed: None,
+        window: Window::default(),
+        ..machine.clone()
+    })
 }
 
 fn whole(machine: &ShardMachine, from: &mut Bytes) -> Result<ShardMachine, TryGetError> {
