@@ -164,6 +164,7 @@ impl Boot {
         retention::start(
             retention::Parts {
                 router: router.clone(),
+                metadata: metadata.clone(),
                 metrics: self.metrics.clone(),
                 kept_override: self.config.retention_override_seconds.map(Duration::from_secs),
             },

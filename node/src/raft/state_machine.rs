@@ -81,13 +81,7 @@ impl<M: Machine> StateMachine<M> {
         if self.log.state().checkpoint.is_some_and(|newest| newest.index >= applied.index) {
             return Ok(());
         }
-        let state = {
-            let machine = self.shared.machine.lock();
-            if machine.wants_durable() {
-                return Ok(());
-            }
-            machine.checkpoint()
-        };
+        let state = self.shared.machine.lock().checkpoint();
         self.bytes_since_checkpoint = 0;
         let checkpoint = convert::encode_checkpoint(&self.membership, &state);
         self.log.checkpoint(applied, checkpoint).await
@@ -100,26 +94,32 @@ impl<M: Machine> StateMachine<M> {
     }
 }
 
-/// A machine that persists itself says where it stands; if that is ahead of the durable log it starts
-/// again from nothing. Its membership is the last one in the log up to there.
+/// A machine that persists itself says where it stands. If its log does not hold that entry (any more),
+/// it starts again from the newest checkpoint or from nothing. Its membership is the last one in the log
+/// up to there, or else that of the purge point.
 async fn restore_own<M: Machine>(
     machine: &mut M,
     log: &GroupLog,
 ) -> io::Result<(Option<EntryId>, RaftMembership)> {
-    let last = log.state().last;
-    let Some(applied) = machine.applied() else {
-        return Ok((None, RaftMembership::default()));
+    let state = log.state();
+    let applied = match machine.applied() {
+        Some(applied) if holds(log, applied).await => applied,
+        other => {
+            if other.is_some() {
+                tracing::warn!(applied = ?other, last = ?state.last, "persisted state is not in the log: rebuilding it");
+                machine.reset();
+            }
+            return restore_checkpoint(machine, log).await;
+        }
     };
-    let known = match log.read(applied.index..applied.index + 1, 1).await {
-        Ok(entries) => entries.first().map(|entry| entry.id) == Some(applied),
-        Err(_) => false,
+    let mut membership = match state.purged {
+        Some(purged) => {
+            let missing = || convert::bad("the log was purged without a checkpoint");
+            let bytes = log.read_checkpoint(purged).await?.ok_or_else(missing)?;
+            convert::decode_checkpoint(bytes)?.0
+        }
+        None => RaftMembership::default(),
     };
-    if last.is_none_or(|last| last.index < applied.index) || !known {
-        tracing::warn!(?applied, ?last, "persisted state is ahead of the log: rebuilding it");
-        machine.reset();
-        return Ok((None, RaftMembership::default()));
-    }
-    let mut membership = RaftMembership::default();
     let mut at = log.state().purged.map_or(0, |purged| purged.index + 1);
     while at <= applied.index {
         let entries = log.read(at..applied.index + 1, 1 << 20).await?;
@@ -135,6 +135,15 @@ async fn restore_own<M: Machine>(
         }
     }
     Ok((Some(applied), membership))
+}
+
+/// Whether exactly this entry is in the log, or is where it was purged.
+async fn holds(log: &GroupLog, id: EntryId) -> bool {
+    if log.state().purged == Some(id) {
+        return true;
+    }
+    let read = log.read(id.index..id.index + 1, 1).await;
+    read.is_ok_and(|entries| entries.first().map(|entry| entry.id) == Some(id))
 }
 
 async fn restore_checkpoint<M: Machine>(

@@ -24,7 +24,7 @@ use futures::StreamExt;
 use tokio::time::{Instant, sleep};
 use tristream_proto::domain::{GroupId, Timestamp};
 
-use crate::metadata::{Stream, StreamStatus, View};
+use crate::metadata::{self, Stream, StreamStatus, View};
 use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::shard;
@@ -41,10 +41,15 @@ const STEP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the other nodes may take to tell the time.
 const CLOCK_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Entries of the metadata group's log, of a kilobyte or so each, that a node keeps at most.
+const METADATA_ENTRIES_MAX: u64 = 10_000;
+
 /// What retention works on.
 pub struct Parts {
     /// The shards of this node, what the metadata say of them, and the others' clocks.
     pub router: Router,
+    /// The metadata group, open.
+    pub metadata: metadata::Handle,
     /// Where trims and purges are counted.
     pub metrics: Arc<Metrics>,
     /// For how long all records are kept, whatever their streams say.
@@ -79,6 +84,7 @@ impl Retention {
             self.checkpoint(&open).await;
             self.trim(&open).await;
             self.purge(&open).await;
+            self.compact().await;
         }
     }
 
@@ -151,6 +157,19 @@ impl Retention {
             }
         };
         futures::stream::iter(due).for_each_concurrent(AT_ONCE, trim).await;
+    }
+
+    /// The metadata group keeps no records, only what made its view: that need not be long.
+    async fn compact(&self) {
+        let Parts { metadata, metrics, .. } = &self.parts;
+        match metadata.compact(METADATA_ENTRIES_MAX, STEP_DEADLINE).await {
+            Ok(Some(upto)) => {
+                metrics.observe_purge();
+                tracing::info!(upto, "the metadata group's log was purged");
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "metadata log not purged, tried again"),
+        }
     }
 
     fn pause(&mut self, shards: usize) {
