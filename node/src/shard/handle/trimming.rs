@@ -96,10 +96,14 @@ impl Handle {
             // What comes after the last record holds none: it may go, too.
             return Ok(retained.applied);
         }
+        let unreadable = |error: ReadError| AppendError::Unavailable(error.to_string());
+        let oldest = self.oldest().await.map_err(unreadable)?;
+        if oldest.is_none_or(|(_, arrival)| arrival >= time) {
+            return Ok(None);
+        }
         let group = &self.inner.group;
         let seek = |extent: Extent| async move { reader::seek_time(group, &extent, time).await };
-        let kept = self.within_horizon(seek).await;
-        let kept = kept.map_err(|error| AppendError::Unavailable(error.to_string()))?;
+        let kept = self.within_horizon(seek).await.map_err(unreadable)?;
         Ok(kept.index.checked_sub(1).filter(|&upto| Some(upto) > retained.trimmed))
     }
 
