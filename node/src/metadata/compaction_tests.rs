@@ -72,8 +72,8 @@ async fn bench(disk: SimulatedDisk, tables: &Arc<MemoryTables>) -> Bench {
     let peers = Peers::new(&net, &roster).expect("peers");
     let config = raft::Config {
         heartbeat: Duration::from_millis(50),
-        election_timeout_min: Duration::from_millis(3_000),
-        election_timeout_max: Duration::from_millis(4_000),
+        election_timeout_min: Duration::from_millis(200),
+        election_timeout_max: Duration::from_millis(300),
     };
     let (of_log, of_tasks) = (log.clone(), tasks.clone());
     let groups = Groups::new(&config, of_log, &peers, &roster, &OsEntropy, of_tasks, metrics);

@@ -132,7 +132,9 @@ impl<M: Machine> Group<M> {
     pub fn in_touch(&self) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= self.inner.lease)
+        // openraft notes no time for a leader that is the majority by itself.
+        metrics.membership_config.voter_ids().count() == 1
+            || metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= self.inner.lease)
     }
 
     /// Runs `look` on the machine's current state. It must be quick: the group waits for it.
