@@ -6,7 +6,7 @@
 //! ```text
 //!  roof     main  cli  node  config  telemetry         may import every floor; nobody imports the roof
 //!  floor 6  http   rpc                                 bytes <-> domain words; no business decisions
-//!  floor 5  api  reshard                               one file per Kinesis operation | splits and merges, step by step
+//!  floor 5  api  reshard  retention                    one file per Kinesis operation | splits and merges, step by step | what expires
 //!  floor 4  router   placement                         who owns this key | which groups are open here
 //!  floor 3  metadata   shard                           the two kinds of Raft group; they never import each other
 //!  floor 2  raft                                       the only floor that may write the word `openraft`
@@ -25,6 +25,7 @@ pub mod rpc;
 
 pub mod api;
 pub mod reshard;
+pub mod retention;
 
 pub mod placement;
 pub mod router;

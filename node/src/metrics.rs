@@ -98,6 +98,9 @@ pub struct Metrics {
     queue_depth: Family<Queue, Gauge>,
     on_demand_steps: Family<DemandStep, Counter>,
     hot_keys: Gauge,
+    trims: Counter,
+    purges: Counter,
+    trimming_paused: Gauge,
 }
 
 impl Default for Metrics {
@@ -147,6 +150,9 @@ impl Metrics {
             queue_depth: Family::default(),
             on_demand_steps: Family::default(),
             hot_keys: Gauge::default(),
+            trims: Counter::default(),
+            purges: Counter::default(),
+            trimming_paused: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -214,6 +220,13 @@ impl Metrics {
         r.register("led_groups", "Raft groups led from here", self.led_groups.clone());
         r.register("term", "Current term of a group", self.terms.clone());
         r.register("elections", "Leaderships won here", self.elections.clone());
+        r.register("trims", "Times that records expired in a shard led here", self.trims.clone());
+        r.register("purges", "Times that a group's log was purged here", self.purges.clone());
+        r.register(
+            "trimming_paused",
+            "Shards led here whose records expire and stay, for clocks disagree",
+            self.trimming_paused.clone(),
+        );
         r.register("reshards", "Splits and merges published from here", self.reshards.clone());
         r.register_with_unit(
             "reshard_step",
@@ -337,6 +350,21 @@ impl Metrics {
     pub fn observe_reshard(&self, pause: Duration) {
         self.reshards.inc();
         self.reshard_pause_seconds.observe(pause.as_secs_f64());
+    }
+
+    /// Records of a shard led here expired.
+    pub fn observe_trim(&self) {
+        self.trims.inc();
+    }
+
+    /// A group's log was purged here.
+    pub fn observe_purge(&self) {
+        self.purges.inc();
+    }
+
+    /// Shards led here that are due to be trimmed, and are not because clocks disagree.
+    pub fn set_trimming_paused(&self, shards: usize) {
+        self.trimming_paused.set(shards as i64);
     }
 
     /// Groups open and led here.

@@ -8,3 +8,4 @@ mod partition;
 mod refusals;
 mod resharding;
 mod restart;
+mod retention;

@@ -20,6 +20,7 @@ use crate::net::{self, Peers};
 use crate::placement;
 use crate::raft::{self, Groups, Inbound};
 use crate::reshard;
+use crate::retention;
 use crate::roster::{Member, Roster};
 use crate::router::Router;
 use crate::rpc;
@@ -157,6 +158,15 @@ impl Boot {
                 metrics: self.metrics.clone(),
                 retention_override_seconds: self.config.retention_override_seconds,
                 on_demand_window: Duration::from_secs(self.config.on_demand_window_seconds),
+            },
+            &self.tasks,
+        );
+        retention::start(
+            retention::Parts {
+                router: router.clone(),
+                metadata: metadata.clone(),
+                metrics: self.metrics.clone(),
+                kept_override: self.config.retention_override_seconds.map(Duration::from_secs),
             },
             &self.tasks,
         );

@@ -16,6 +16,7 @@ use tristream_proto::wire;
 
 use super::groups::Groups;
 use super::peer_stream::{FORMAT, IN_FLIGHT_MAX};
+use super::snapshot::{SnapshotMetaOf, SnapshotOf};
 use super::types::Types;
 use super::{convert, groups, liveness};
 use crate::tasks::Kind;
@@ -183,6 +184,27 @@ impl Inbound {
         let group = self.group(message.group)?;
         let accepted = group.take_over(request).await.map_err(Status::unavailable)?;
         Ok(wire::TransferAnswer { accepted })
+    }
+}
+
+impl Inbound {
+    /// A leader sends a checkpoint, for it has purged what this replica lacks.
+    pub async fn install_snapshot(
+        &self,
+        message: wire::GroupSnapshot,
+    ) -> Result<wire::SnapshotAnswer, Status> {
+        self.check_cluster(&message.cluster)?;
+        let vote = convert::required_vote(message.vote.as_ref()).map_err(bad)?;
+        let last = message.last.as_ref().map(convert::from_wire_id);
+        let last = last.ok_or_else(|| Status::invalid_argument("a snapshot of no entry"))?;
+        // Nothing that cannot be read is let near the group.
+        let (last_membership, _) =
+            convert::decode_checkpoint(message.state.clone()).map_err(bad)?;
+        let meta = SnapshotMetaOf { last_log_id: Some(last), last_membership };
+        let snapshot = SnapshotOf { meta, snapshot: message.state };
+        let group = self.group(message.group)?;
+        let vote = group.install_snapshot(vote, snapshot).await.map_err(Status::unavailable)?;
+        Ok(wire::SnapshotAnswer { vote: Some(convert::to_wire_vote(&vote)) })
     }
 }
 

@@ -12,7 +12,9 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Response, Status};
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
-use tristream_proto::domain::{GroupId, InvalidSequenceNumber, MapVersion, NodeId, SequenceNumber};
+use tristream_proto::domain::{
+    GroupId, InvalidSequenceNumber, MapVersion, NodeId, SequenceNumber, Timestamp,
+};
 use tristream_proto::wire;
 use tristream_proto::wire::peer_client::PeerClient;
 use tristream_proto::wire::refusal::Kind;
@@ -148,6 +150,13 @@ impl Forward {
         let mut client = self.peer(node)?;
         let request = wire::LedGroupsRequest {};
         harmless(client.led_groups(bounded(request, left)), left).await
+    }
+
+    /// What a node's clock says.
+    pub(super) async fn clock(&self, node: NodeId, left: Duration) -> Result<Timestamp, Miss> {
+        let mut client = self.peer(node)?;
+        let asked = client.clock(bounded(wire::ClockRequest {}, left));
+        Ok(Timestamp(harmless(asked, left).await?.now_ms))
     }
 
     fn tristream(&self, node: NodeId) -> Result<TristreamClient<Channel>, Miss> {

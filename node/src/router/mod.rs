@@ -6,6 +6,7 @@
 
 mod attempt;
 mod barrier;
+mod clocks;
 mod forward;
 mod loads;
 mod puts;
@@ -29,6 +30,7 @@ use crate::raft::Groups;
 use crate::roster::Roster;
 use crate::shard::{self, Shards};
 
+pub use clocks::ClockSample;
 pub use streams::Fresh;
 
 use barrier::Barriers;

@@ -172,6 +172,16 @@ impl Peer for PeerService {
         Ok(Response::new(answer))
     }
 
+    async fn clock(
+        &self,
+        _: Request<wire::ClockRequest>,
+    ) -> Result<Response<wire::ClockResponse>, Status> {
+        match &*self.router.borrow() {
+            Some(router) => Ok(Response::new(wire::ClockResponse { now_ms: router.now().0 })),
+            None => Err(Status::unavailable(NOT_YET)),
+        }
+    }
+
     async fn led_groups(
         &self,
         _: Request<wire::LedGroupsRequest>,

@@ -24,7 +24,7 @@ use tristream_proto::domain::{NodeId, RecordPosition, StoredRecord, Timestamp};
 
 use crate::raft::ProposeError;
 
-pub use handle::Handle;
+pub use handle::{Handle, Retained};
 pub use handover::{Inheritance, Inherited, Opening, Sealed, WindowPart};
 pub use load::{Load, Observed};
 pub use registry::Shards;

@@ -75,6 +75,13 @@ impl Raft for Seen {
         Ok(Response::new(ReceiverStream::new(out)))
     }
 
+    async fn install_snapshot(
+        &self,
+        _: Request<wire::GroupSnapshot>,
+    ) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        Err(Status::unimplemented("no snapshots here"))
+    }
+
     async fn vote(
         &self,
         _: Request<wire::GroupVote>,
