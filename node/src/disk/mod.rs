@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use real::RealDisk;
-pub use simulated::{Damage, SimulatedDisk};
+pub use simulated::{Damage, Flip, Lasting, SimulatedDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
