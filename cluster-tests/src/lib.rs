@@ -29,6 +29,7 @@
 //! | connections that break when the answer to a put comes back | `scissors.rs` |
 //! | a stream read through all generations of its shards | `generations.rs` |
 //! | producers without pause while shards come and go | `soak.rs` |
+//! | a process whose unsynced writes are lost when it is killed | `power_loss.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
 pub mod admin;
@@ -40,6 +41,8 @@ pub mod doors;
 pub mod generations;
 pub mod history;
 pub mod in_process;
+#[cfg(target_os = "linux")]
+pub mod power_loss;
 pub mod processes;
 pub mod producers;
 pub mod promises;
