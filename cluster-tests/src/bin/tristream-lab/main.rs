@@ -1,5 +1,6 @@
 //! `tristream-lab`: proof that anyone can run.
 
+mod kill_all;
 mod reshard_soak;
 mod simulate;
 
@@ -28,6 +29,8 @@ enum Command {
     Simulate(simulate::Arguments),
     /// Producers that never pause, while the number of shards goes up and down and, if told so, nodes die.
     ReshardSoak(reshard_soak::Arguments),
+    /// All three processes die at once, again and again, while producers never pause.
+    KillAll(kill_all::Arguments),
     /// One seed in this process; prints its report as JSON.
     #[command(hide = true)]
     Seed(simulate::OneSeed),
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Simulate(arguments) => simulate::sweep(&arguments),
         Command::ReshardSoak(arguments) => reshard_soak::run(&arguments),
+        Command::KillAll(arguments) => kill_all::run(&arguments),
         Command::Seed(arguments) => simulate::one_seed(&arguments),
     };
     match outcome {
