@@ -42,17 +42,26 @@ async fn puts_are_refused(cluster: &Cluster, client: &Client, low: usize) -> any
     wait_until("puts are refused", async || is_full(&probe(client).await)).await?;
     let body = json!({ "StreamName": PROBED, "PartitionKey": "k", "Data": "eA==" });
     for seat in 0..3 {
-        let answer = kinesis(cluster.kinesis(seat), "PutRecord", &body, LIMIT).await?;
-        ensure!(answer.status == 503, "{answer:?}");
-        ensure!(answer.body["__type"] == "ServiceUnavailableException", "{answer:?}");
-        let words = answer.body["message"].as_str().unwrap_or_default();
-        ensure!(words.contains("nearly full"), "{answer:?}");
+        // A new leader may be the last to hear of it.
+        wait_until("a put over HTTP is refused with the reason", async || {
+            let answer = kinesis(cluster.kinesis(seat), "PutRecord", &body, LIMIT).await;
+            answer.is_ok_and(|answer| {
+                let words = answer.body["message"].as_str().unwrap_or_default();
+                let name = answer.body["__type"] == "ServiceUnavailableException";
+                answer.status == 503 && name && words.contains("nearly full")
+            })
+        })
+        .await?;
     }
-    let nodes = client.cluster_status().await?.nodes;
-    let lows: Vec<bool> =
-        nodes.iter().map(|node| node.storage.as_ref().is_some_and(|disk| disk.low)).collect();
-    ensure!((0..3).all(|seat| lows[seat] == (seat == low)), "{nodes:?}");
-    Ok(())
+    wait_until("the view of the cluster says whose disk it is", async || {
+        let Ok(status) = client.cluster_status().await else { return false };
+        let is_low = |node: &tristream_client::wire::NodeStatus| {
+            node.storage.as_ref().is_some_and(|disk| disk.low)
+        };
+        let lows: Vec<bool> = status.nodes.iter().map(is_low).collect();
+        (0..3).all(|seat| lows.get(seat) == Some(&(seat == low)))
+    })
+    .await
 }
 
 async fn new_streams_are_refused(client: &Client) -> anyhow::Result<()> {
