@@ -28,8 +28,10 @@
 //! | producers through such doors, outcomes recorded | `producers.rs` |
 //! | connections that break when the answer to a put comes back | `scissors.rs` |
 //! | a stream read through all generations of its shards | `generations.rs` |
+//! | producers without pause while all nodes die at once | `kill_all.rs` |
 //! | producers without pause while shards come and go | `soak.rs` |
 //! | shards that come and go, and what nodes keep of them | `churn.rs` |
+//! | a process whose unsynced writes are lost when it is killed | `power_loss.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
 pub mod admin;
@@ -42,6 +44,9 @@ pub mod doors;
 pub mod generations;
 pub mod history;
 pub mod in_process;
+pub mod kill_all;
+#[cfg(target_os = "linux")]
+pub mod power_loss;
 pub mod processes;
 pub mod producers;
 pub mod promises;

@@ -88,8 +88,14 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Runs `tristream up` on the folder, which may hold everything of an earlier run.
+    /// Runs `tristream up` on the folder, which may hold everything of an earlier run, and waits until it is ready.
     pub async fn up(&mut self) -> anyhow::Result<()> {
+        self.launch()?;
+        self.wait_up().await
+    }
+
+    /// Runs `tristream up` and does not wait for anything.
+    pub fn launch(&mut self) -> anyhow::Result<()> {
         if self.up.is_some() {
             bail!("the cluster is up already");
         }
@@ -106,7 +112,14 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(File::create(&out)?)
             .stderr(File::options().create(true).append(true).open(&err)?);
-        let up = self.up.insert(command.spawn().context("cannot run `tristream up`")?);
+        self.up = Some(command.spawn().context("cannot run `tristream up`")?);
+        Ok(())
+    }
+
+    /// Waits until `tristream up` says that all three are ready.
+    pub async fn wait_up(&mut self) -> anyhow::Result<()> {
+        let out = self.folder.path().join("up.out");
+        let up = self.up.as_mut().context("nobody ran `tristream up`")?;
         let ready = admin::wait("the line `ready` of `tristream up`", PROCESS_LIMIT, || {
             let ended = up.try_wait();
             let printed = std::fs::read_to_string(&out);

@@ -101,11 +101,21 @@ pub struct Log {
     pub tail_bytes: usize,
     /// Bytes that may wait for the disk.
     pub queue_bytes: usize,
+    /// Bytes of the disk that are kept free of records, for votes, metadata, trims and deletes: with
+    /// less free, puts are refused. 0 keeps nothing. Default: 5 % of the disk or 1 GiB, whichever is
+    /// more, but at most a quarter of it, and at least two segments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve_bytes: Option<u64>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { segment_bytes: 64 << 20, tail_bytes: 128 << 20, queue_bytes: 64 << 20 }
+        Log {
+            segment_bytes: 64 << 20,
+            tail_bytes: 128 << 20,
+            queue_bytes: 64 << 20,
+            reserve_bytes: None,
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Refusal {
     Unknown,
     /// This node does not lead.
     NotLeader,
+    /// The disk of a replica is nearly full.
+    StorageFull,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -101,6 +103,9 @@ pub struct Metrics {
     trims: Counter,
     purges: Counter,
     trimming_paused: Gauge,
+    disk_free: Gauge,
+    disk_reserve: Gauge,
+    disk_low: Gauge,
 }
 
 impl Default for Metrics {
@@ -153,6 +158,9 @@ impl Metrics {
             trims: Counter::default(),
             purges: Counter::default(),
             trimming_paused: Gauge::default(),
+            disk_free: Gauge::default(),
+            disk_reserve: Gauge::default(),
+            disk_low: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -259,6 +267,21 @@ impl Metrics {
             "hot_keys",
             "Shards on demand with more load on one key than a split can help, as the metadata leader sees it",
             self.hot_keys.clone(),
+        );
+        self.register_disk(r);
+    }
+
+    fn register_disk(&self, r: &mut Registry) {
+        r.register("disk_free_bytes", "Bytes free on the log's disk", self.disk_free.clone());
+        r.register(
+            "disk_reserve_bytes",
+            "Bytes of the log's disk that are kept free of records",
+            self.disk_reserve.clone(),
+        );
+        r.register(
+            "disk_low",
+            "1 while puts are refused because this disk is nearly full",
+            self.disk_low.clone(),
         );
     }
 
@@ -399,6 +422,13 @@ impl Metrics {
     /// Shards whose load is on one key. Zero where this node does not lead the metadata.
     pub fn set_hot_keys(&self, shards: usize) {
         self.hot_keys.set(shards as i64);
+    }
+
+    /// Room of the log's disk.
+    pub fn set_disk(&self, free_bytes: u64, reserve_bytes: u64, is_low: bool) {
+        self.disk_free.set(free_bytes as i64);
+        self.disk_reserve.set(reserve_bytes as i64);
+        self.disk_low.set(i64::from(is_low));
     }
 
     /// What waits in a queue now.

@@ -3,6 +3,7 @@
 
 mod deletion;
 mod durability;
+mod full_disk;
 mod overload;
 mod partition;
 mod refusals;

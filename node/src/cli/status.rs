@@ -57,6 +57,7 @@ fn show(status: &wire::ClusterStatusResponse, colours: Colours) -> Vec<String> {
         status.nodes.iter().map(|node| (node.id, node.az.as_str())).collect();
     let mut lines = vec![summary(status, colours), String::new()];
     lines.extend(bold_head(&nodes(status), colours));
+    lines.extend(status.nodes.iter().filter_map(nearly_full).map(|line| colours.bad(&line)));
     lines.push(String::new());
     lines.extend(bold_head(&groups(status, &zones), colours));
     let hot = status.groups.iter().filter_map(hot_key);
@@ -140,6 +141,26 @@ fn picture(group: &wire::GroupStatus) -> Option<Picture> {
     group.load.clone().map(|load| Picture::from(observed(load)))
 }
 
+/// A line about a node whose disk is why puts are refused.
+fn nearly_full(node: &wire::NodeStatus) -> Option<String> {
+    let storage = node.storage.as_ref().filter(|storage| storage.low)?;
+    Some(format!(
+        "disk of {} nearly full: {} of {} free, {} kept free\n  \
+         puts and new streams are refused until there is room",
+        node.az,
+        size(storage.free_bytes),
+        size(storage.total_bytes),
+        size(storage.reserve_bytes),
+    ))
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x4000_0000 => format!("{} MiB", bytes >> 20),
+        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+    }
+}
+
 /// A line about a shard whose load is on one key.
 fn hot_key(group: &wire::GroupStatus) -> Option<String> {
     let Picture { peak_bytes, peak_records, hot_key, .. } = picture(group)?;
@@ -171,6 +192,12 @@ fn as_json(status: &wire::ClusterStatusResponse) -> serde_json::Value {
             "peer": node.peer,
             "alive": node.alive,
             "version": node.version,
+            "storage": node.storage.as_ref().map(|storage| json!({
+                "free_bytes": storage.free_bytes,
+                "total_bytes": storage.total_bytes,
+                "reserve_bytes": storage.reserve_bytes,
+                "low": storage.low,
+            })),
         })
     };
     let replica = |replica: &wire::ReplicaStatus| json!({ "node": replica.node, "matched": replica.matched, "lag": replica.lag });
@@ -212,6 +239,12 @@ mod tests {
             peer: format!("127.0.0.1:{}", 5566 + id),
             alive,
             version: "0.1.0".to_owned(),
+            storage: alive.then(|| wire::StorageStatus {
+                free_bytes: 90 << 30,
+                total_bytes: 100 << 30,
+                reserve_bytes: 5 << 30,
+                low: false,
+            }),
         };
         let replica = |node, lag| wire::ReplicaStatus { node, matched: 1000 - lag, lag };
         let group = |group, stream: &str, leader| wire::GroupStatus {
@@ -249,6 +282,24 @@ STREAM      SHARD  GROUP  LEADER  TERM  COMMITTED  LAG
 orders          3      7  az-b       4       1000  az-c 119
 orders          3      8  none       4       1000  az-c 136"
         );
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_has_a_line() {
+        let mut status = status("orders");
+        let lines = show(&status, Colours::off()).len();
+        let storage = status.nodes[1].storage.as_mut().expect("it is alive");
+        (storage.free_bytes, storage.low) = (812 << 20, true);
+        let shown = show(&status, Colours::off());
+        assert_eq!(shown.len(), lines + 1);
+        assert_eq!(
+            shown[6],
+            "disk of az-b nearly full: 812 MiB of 100.0 GiB free, 5.0 GiB kept free\n  \
+             puts and new streams are refused until there is room"
+        );
+        let json = as_json(&status);
+        assert_eq!(json["nodes"][1]["storage"]["low"], true);
+        assert!(json["nodes"][2]["storage"].is_null(), "it did not answer");
     }
 
     #[test]

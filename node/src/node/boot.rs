@@ -11,6 +11,7 @@ use tristream_proto::domain::{GroupId, TokenKey};
 use super::readiness;
 use crate::api::Api;
 use crate::config::Config;
+use crate::disk::Reserve;
 use crate::founding::{self, SelfPortrait};
 use crate::identity::{Folder, Founding, Identity};
 use crate::log::{self, Log};
@@ -108,6 +109,7 @@ impl Boot {
             self.tasks.clone(),
             self.metrics.clone(),
         )?;
+        self.watch_room(&groups);
         let fresh = log.group(GroupId::META).state().last.is_none();
         // From here on a stop must close what is open.
         let _ = self.floors.set(Floors { groups: groups.clone(), log });
@@ -185,6 +187,13 @@ impl Boot {
         self.api.send_replace(Some(Arc::new(api)));
         self.watch_readiness(&groups, &metadata, placement.groups_open).await;
         Ok(())
+    }
+
+    fn watch_room(&self, groups: &Groups) {
+        let log = &self.config.log;
+        let reserve = Reserve { configured: log.reserve_bytes, segment_bytes: log.segment_bytes };
+        let (disk, metrics) = (self.world.disk.clone(), self.metrics.clone());
+        groups.room().watch(disk, log_dir(&self.config), reserve, &self.tasks, metrics);
     }
 
     async fn join(&mut self) -> anyhow::Result<Founding> {

@@ -17,6 +17,7 @@ use tristream_proto::domain::{GroupId, NodeId};
 use super::state_machine::{Shared, StateMachine};
 use super::types::{Command, LeaderId, Types};
 use super::{Leadership, Machine, ProposeError, Status};
+use crate::disk::Room;
 use crate::log::{Entry, EntryId, GroupLog};
 
 pub(super) type Raft<M> = openraft::Raft<Types, StateMachine<M>>;
@@ -35,6 +36,7 @@ pub(super) struct Inner<M: Machine> {
     pub(super) leadership: watch::Sender<Leadership>,
     /// A leader whose majority was silent for longer may have been replaced.
     pub(super) lease: Duration,
+    pub(super) room: Room,
 }
 
 impl<M: Machine> Clone for Group<M> {
@@ -135,6 +137,11 @@ impl<M: Machine> Group<M> {
         // openraft notes no time for a leader that is the majority by itself.
         metrics.membership_config.voter_ids().count() == 1
             || metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= self.inner.lease)
+    }
+
+    /// Why the replicas' disks have no room for more records, when one has none.
+    pub fn no_room(&self) -> Option<String> {
+        self.inner.room.refusal()
     }
 
     /// Runs `look` on the machine's current state. It must be quick: the group waits for it.

@@ -28,6 +28,7 @@ use super::snapshot::SnapshotOf;
 use super::state_machine::StateMachine;
 use super::types::{RaftVote, Types};
 use super::{Leadership, Machine, Status};
+use crate::disk::Room;
 use crate::entropy::Entropy;
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -94,6 +95,7 @@ struct Registry {
     peers: Peers,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    room: Room,
     /// Peers about which it is being found out whether they are gone.
     investigated: Mutex<BTreeSet<NodeId>>,
     open: RwLock<BTreeMap<GroupId, Arc<dyn Peer>>>,
@@ -147,7 +149,8 @@ impl Groups {
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Groups> {
-        let transport = Transport::new(peers, roster, entropy.u64(), &tasks);
+        let room = Room::new();
+        let transport = Transport::new(peers, roster, entropy.u64(), &room, &tasks);
         let groups = Groups {
             inner: Arc::new(Registry {
                 config: config.openraft()?,
@@ -157,6 +160,7 @@ impl Groups {
                 peers: peers.clone(),
                 tasks,
                 metrics,
+                room,
                 investigated: Mutex::default(),
                 open: RwLock::default(),
             }),
@@ -188,6 +192,7 @@ impl Groups {
             shared,
             leadership: watch::channel(Leadership::default()).0,
             lease: Duration::from_millis(registry.config.election_timeout_max),
+            room: registry.room.clone(),
         });
         self.spawn_leadership(&inner);
         registry.open.write().insert(id, inner.clone());
@@ -246,6 +251,11 @@ impl Groups {
     /// Asks `to` to take over leadership of `id`, when this node leads.
     pub async fn hand_over(&self, id: GroupId, to: NodeId) -> anyhow::Result<()> {
         self.get(id)?.hand_over(to.0).await.map_err(anyhow::Error::msg)
+    }
+
+    /// Room for records, here and on the peers that answer.
+    pub fn room(&self) -> &Room {
+        &self.inner.room
     }
 
     /// Status of an open group of whatever kind.

@@ -28,6 +28,7 @@ use super::convert;
 use super::peer_stream::{IN_FLIGHT_MAX, Lane, PeerStream, Session};
 use super::snapshot::SnapshotOf;
 use super::types::{RaftVote, Types};
+use crate::disk::Room;
 use crate::net::Peers;
 use crate::roster::Roster;
 use crate::tasks::Tasks;
@@ -56,7 +57,13 @@ struct Way {
 }
 
 impl Transport {
-    pub(super) fn new(peers: &Peers, roster: &Roster, incarnation: u64, tasks: &Tasks) -> Self {
+    pub(super) fn new(
+        peers: &Peers,
+        roster: &Roster,
+        incarnation: u64,
+        room: &Room,
+        tasks: &Tasks,
+    ) -> Self {
         let way = |node: NodeId| {
             let hello = wire::Hello {
                 cluster: roster.cluster.clone(),
@@ -66,7 +73,8 @@ impl Transport {
             };
             let (bulk, control) = (peers.bulk(node)?, peers.control(node)?);
             let stream = |lane, channel: &Channel| {
-                PeerStream::new(lane, node, channel.clone(), hello.clone(), tasks.clone())
+                let (room, tasks) = (room.clone(), tasks.clone());
+                PeerStream::new(lane, node, channel.clone(), hello.clone(), room, tasks)
             };
             let entries = stream(Lane::Entries, &bulk);
             Some((node, Way { entries, beats: stream(Lane::Beats, &control), control, bulk }))

@@ -271,6 +271,7 @@ fn refused(refusal: Option<wire::Refusal>) -> Result<(), Miss> {
         Kind::StreamNotFound | Kind::StaleMap => Miss::elsewhere(why),
         Kind::Unavailable => Miss::elsewhere(why),
         Kind::Throttled => Miss::Final(Error::Throttled(why)),
+        Kind::StorageFull => Miss::Final(Error::StorageFull(why)),
         Kind::Invalid => Miss::Final(Error::Invalid(why)),
         // All but the first are no answers to what is forwarded; what we do not understand we do not
         // repeat.

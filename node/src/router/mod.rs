@@ -91,6 +91,9 @@ pub enum Error {
     /// The shard's queue is full.
     #[error("throttled: {0}")]
     Throttled(String),
+    /// The disk of a replica is nearly full. Did not happen.
+    #[error("not stored: {0}")]
+    StorageFull(String),
     /// No leader or no quorum could be reached within the deadline. Did not happen.
     #[error("unavailable: {0}")]
     Unavailable(String),
@@ -109,7 +112,10 @@ impl Error {
     /// May the caller send it again?
     pub fn retry(&self) -> Retry {
         match self {
-            Error::Throttled(_) | Error::Unavailable(_) | Error::Unknown(_) => Retry::Later,
+            Error::Throttled(_)
+            | Error::StorageFull(_)
+            | Error::Unavailable(_)
+            | Error::Unknown(_) => Retry::Later,
             Error::Damaged(_) => Retry::Elsewhere,
             _ => Retry::Never,
         }

@@ -295,6 +295,7 @@ fn reason(error: &AppendError) -> Option<Refusal> {
     match error {
         AppendError::NotLeader { .. } => Some(Refusal::NotLeader),
         AppendError::Throttled { .. } => Some(Refusal::Throttled),
+        AppendError::StorageFull(_) => Some(Refusal::StorageFull),
         AppendError::Unavailable(_) => Some(Refusal::Unavailable),
         AppendError::Unknown(_) => Some(Refusal::Unknown),
         AppendError::Invalid(_) | AppendError::Sealed => None,

@@ -45,6 +45,9 @@ pub enum AppendError {
         /// How many.
         waiting_bytes: usize,
     },
+    /// The disk of a replica is nearly full. Certainly not stored; again when there is room.
+    #[error("no room: {0}")]
+    StorageFull(String),
     /// No quorum, or the shard is closing.
     #[error("the shard is not available: {0}")]
     Unavailable(String),

@@ -1,6 +1,7 @@
 //! `tristream-lab`: proof that anyone can run.
 
 mod reshard_churn;
+mod kill_all;
 mod reshard_soak;
 mod simulate;
 
@@ -31,6 +32,8 @@ enum Command {
     ReshardSoak(reshard_soak::Arguments),
     /// Splits and merges by the hundred, and what the nodes' processes keep of shards that are gone.
     ReshardChurn(reshard_churn::Arguments),
+    /// All three processes die at once, again and again, while producers never pause.
+    KillAll(kill_all::Arguments),
     /// One seed in this process; prints its report as JSON.
     #[command(hide = true)]
     Seed(simulate::OneSeed),
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::sweep(&arguments),
         Command::ReshardSoak(arguments) => reshard_soak::run(&arguments),
         Command::ReshardChurn(arguments) => reshard_churn::run(&arguments),
+        Command::KillAll(arguments) => kill_all::run(&arguments),
         Command::Seed(arguments) => simulate::one_seed(&arguments),
     };
     match outcome {

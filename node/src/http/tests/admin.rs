@@ -34,7 +34,8 @@ async fn the_cluster_view_keeps_its_form() {
     assert_eq!(got.header("content-type"), Some("application/json"));
     let expected = concat!(
         r#"{"cluster":"otter","nodes":[{"id":1,"az":"az-a","kinesis":"127.0.0.1:4567","#,
-        r#""peer":"127.0.0.1:5567","alive":true,"version":"0.1.0"}],"groups":["#,
+        r#""peer":"127.0.0.1:5567","alive":true,"version":"0.1.0","storage":{"free_bytes":40,"#,
+        r#""total_bytes":100,"reserve_bytes":5,"low":false}}],"groups":["#,
         r#"{"group":"meta","stream":null,"shard":null,"leader":3,"term":4,"members":[1,2,3],"#,
         r#""committed":17,"replicas":[{"node":2,"matched":16,"lag":1}]},"#,
         r#"{"group":9,"stream":"orders","shard":"shardId-000000000002","leader":null,"term":4,"#,
