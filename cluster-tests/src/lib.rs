@@ -28,12 +28,15 @@
 //! | producers through such doors, outcomes recorded | `producers.rs` |
 //! | connections that break when the answer to a put comes back | `scissors.rs` |
 //! | a stream read through all generations of its shards | `generations.rs` |
+//! | clients while real processes are killed, paused, cut off and slowed | `chaos.rs` |
+//! | recordings of users' own runs, judged | `recording.rs` |
 //! | producers without pause while shards come and go | `soak.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
 pub mod admin;
 pub mod aws_cli;
 pub mod binary;
+pub mod chaos;
 pub mod command;
 pub mod containers;
 pub mod doors;
@@ -44,6 +47,7 @@ pub mod processes;
 pub mod producers;
 pub mod promises;
 pub mod raw_http;
+pub mod recording;
 pub mod scissors;
 pub mod sdk;
 #[cfg(target_os = "linux")]

@@ -94,7 +94,8 @@ async fn the_blocks_run() -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let options = Options { ports: Some(DEFAULT_PORTS), ..Options::default() };
+    let up_arguments = vec!["--enable-faults".to_owned()];
+    let options = Options { ports: Some(DEFAULT_PORTS), up_arguments, ..Options::default() };
     let mut cluster = Cluster::start(options).await?;
     let folder = tempfile::tempdir()?;
     symlink(cluster.data_dir(), folder.path().join("tristream-data"))?;

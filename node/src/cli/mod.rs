@@ -10,6 +10,7 @@ mod fault;
 mod node;
 mod pid_file;
 mod put;
+mod recording;
 mod screen;
 mod status;
 mod stream;

@@ -37,6 +37,8 @@ fn commands_are_read() {
         "tristream put orders -",
         "tristream tail orders --from trim-horizon --no-follow --shard 3 --raw",
         "tristream tail orders --from 5m --json",
+        "tristream tail orders --from trim-horizon --no-follow --history h.jsonl",
+        "tristream put orders - --history h.jsonl",
         "tristream status --watch --json",
         "tristream up --enable-faults",
         "tristream up --enable-faults=off --fault-token 0123456789abcdef",

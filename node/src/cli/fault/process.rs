@@ -165,8 +165,14 @@ async fn wait(millis: u64) {
     }
 }
 
-/// Lets paused nodes go on and has dead ones started, of some zones or all.
+/// Lets paused nodes go on and has dead ones started, of some zones or all. Nothing of a cluster that was ended.
 pub(super) async fn heal(folder: &Folder, zones: &[String]) -> anyhow::Result<Vec<Done>> {
+    let nobody =
+        folder.up().is_none() && folder.zones.iter().all(|zone| folder.node(zone).is_none());
+    if nobody {
+        // A cluster that was ended: the one to heal runs elsewhere.
+        return Ok(Vec::new());
+    }
     folder.check(zones)?;
     let zones = if zones.is_empty() { &folder.zones } else { zones };
     let mut done = Vec::new();
@@ -233,7 +239,8 @@ mod tests {
         assert!(text.contains("tristream node --config"), "{text}");
         std::fs::write(zone.join(pid_file::NAME), std::process::id().to_string()).expect("written");
         assert!(folder.must_run("az-b").is_err(), "alive, and no node");
-        let text = heal(&folder, &[]).await.err().expect("no up").to_string();
+        assert!(heal(&folder, &[]).await.expect("an ended cluster").is_empty());
+        let text = revive(&folder, "az-b").await.err().expect("no up").to_string();
         assert!(text.contains("no `tristream up`"), "{text}");
     }
 }
