@@ -125,7 +125,7 @@ impl Schedule {
             let kind = *of_messages.choose(&mut self.rng).unwrap_or(&Kind::Delay);
             self.fault(kind)
         });
-        let (calm, last) = (self.rng.random_range(200..1_200), self.rng.random_range(500..3_000));
+        let (calm, last) = (self.rng.random_range(200..1_200), self.rng.random_range(800..3_000));
         Step {
             calm: Duration::from_millis(calm),
             last: Duration::from_millis(last),
@@ -143,7 +143,7 @@ impl Schedule {
             other: others.choose(&mut self.rng).unwrap_or(&ZONES[0]),
             direction: if self.rng.random_bool(0.5) { "to" } else { "from" },
             delay_ms: self.rng.random_range(10..400),
-            share: self.rng.random_range(0.005..0.2),
+            share: self.rng.random_range(0.1..0.5),
         }
     }
 }

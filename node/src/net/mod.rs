@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use caller::{Caller, zone_of_agent};
-pub use peers::{Peers, channel};
+pub use peers::{Peers, channel, peer_channel};
 pub use tcp::TcpNet;
 
 /// Opens connections and listens for them.

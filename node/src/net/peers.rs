@@ -45,9 +45,9 @@ impl Peers {
         let lanes = |address: &str| -> anyhow::Result<Lanes> {
             Ok(Lanes {
                 address: address.to_owned(),
-                control: channel(net, zone, address, 1 << 20)?,
-                bulk: channel(net, zone, address, BULK_WINDOW_BYTES)?,
-                requests: channel(net, zone, address, BULK_WINDOW_BYTES)?,
+                control: peer_channel(net, zone, address, 1 << 20)?,
+                bulk: peer_channel(net, zone, address, BULK_WINDOW_BYTES)?,
+                requests: peer_channel(net, zone, address, BULK_WINDOW_BYTES)?,
             })
         };
         let channels = roster
@@ -81,16 +81,29 @@ impl Peers {
     }
 }
 
-/// A lazy channel from the node in `zone` to `address` over `net`.
-pub fn channel(
+/// A lazy channel to `address` over `net`.
+pub fn channel(net: &Arc<dyn Net>, address: &str, window_bytes: u32) -> anyhow::Result<Channel> {
+    Ok(lazy(net, address, window_bytes, endpoint(address)?))
+}
+
+/// The same, by which the node at `address` knows that the one in `zone` calls.
+pub fn peer_channel(
     net: &Arc<dyn Net>,
     zone: &str,
     address: &str,
     window_bytes: u32,
 ) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let endpoint = endpoint(address)?;
     // A zone whose name no header can carry goes unnamed.
     let endpoint = endpoint.clone().user_agent(caller::agent(zone)).unwrap_or(endpoint);
+    Ok(lazy(net, address, window_bytes, endpoint))
+}
+
+fn endpoint(address: &str) -> anyhow::Result<Endpoint> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?)
+}
+
+fn lazy(net: &Arc<dyn Net>, address: &str, window_bytes: u32, endpoint: Endpoint) -> Channel {
     let endpoint = endpoint
         .initial_stream_window_size(window_bytes)
         .initial_connection_window_size(window_bytes.saturating_mul(2))
@@ -107,5 +120,5 @@ pub fn channel(
             connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(TokioIo::new)
         }
     });
-    Ok(endpoint.connect_with_connector_lazy(connector))
+    endpoint.connect_with_connector_lazy(connector)
 }

@@ -181,7 +181,8 @@ impl Boot {
         let others = self.config.nodes.iter().filter(|node| node.az != self.config.az);
         let others = others
             .map(|node| {
-                let channel = net::channel(&self.world.net, &self.config.az, &node.peer, 1 << 16)?;
+                let channel =
+                    net::peer_channel(&self.world.net, &self.config.az, &node.peer, 1 << 16)?;
                 Ok((node.az.clone(), channel))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;

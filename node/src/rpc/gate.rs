@@ -72,3 +72,49 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::entropy::OsEntropy;
+    use crate::metrics::Metrics;
+    use crate::tasks::Tasks;
+
+    fn request(agent: &str, caller: &Caller) -> Request<()> {
+        let mut request = Request::new(());
+        request.headers_mut().insert(USER_AGENT, agent.parse().expect("a value"));
+        request.extensions_mut().insert(caller.clone());
+        request
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_named_and_its_first_request_waits_for_the_heal() {
+        let peers = ["az-b", "az-c"].map(|zone| (format!("{zone}:1"), zone.to_owned()));
+        let (metrics, tasks) = (Arc::new(Metrics::new()), Tasks::new());
+        let faults = Faults::new(peers, Arc::new(OsEntropy), metrics, tasks);
+        let cut = r#"{"fault":"partition","az":["az-b"],"direction":"from"}"#;
+        faults.impose(serde_json::from_str(cut).expect("an order")).expect("imposed");
+        let service = service_fn(|_: Request<()>| async { Ok::<_, Infallible>("answer") });
+        let gated = Gate::new(faults.clone()).layer(service);
+
+        let client = Caller::unknown();
+        let answer = gated.clone().oneshot(request("tonic/0.14.9", &client)).await;
+        assert_eq!((answer, client.zone()), (Ok("answer"), None), "clients pass, unnamed");
+        let other = Caller::unknown();
+        let answer = gated.clone().oneshot(request("tristream-node/az-c tonic", &other)).await;
+        assert_eq!((answer, other.zone()), (Ok("answer"), Some("az-c")));
+        let peer = Caller::unknown();
+        let mut held = Box::pin(gated.oneshot(request("tristream-node/az-b tonic", &peer)));
+        assert!(timeout(Duration::from_millis(150), &mut held).await.is_err(), "it is cut off");
+        assert_eq!(peer.zone(), Some("az-b"));
+        faults.heal(None);
+        assert_eq!(timeout(Duration::from_secs(20), held).await, Ok(Ok("answer")));
+    }
+}
