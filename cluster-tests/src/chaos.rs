@@ -86,7 +86,7 @@ pub struct Report {
     pub storm_ms: u128,
     /// Faults by kind.
     pub faults: BTreeMap<Kind, Count>,
-    /// Changes of the number of shards that came to their end.
+    /// Splits and merges that came to their end.
     pub reshards: usize,
     /// Records acked.
     pub acked: usize,
@@ -161,7 +161,7 @@ async fn chaos(
         faults
     };
     let reshards = reshards::run(&addresses, STREAM, settings.seed, ended);
-    let (faults, reshards) = tokio::join!(storm, reshards);
+    let (faults, ()) = tokio::join!(storm, reshards);
     let (faults, storm_ms) = (faults?, begun.elapsed().as_millis());
     progress("the faults are over: now it must heal");
     let healed = calm(cluster, &addresses, &mut producers, 20 * settings.producers).await;
@@ -178,7 +178,7 @@ async fn chaos(
         seed: settings.seed,
         storm_ms,
         faults,
-        reshards,
+        reshards: reshards::done(history),
         acked: history.acked(),
         unknown: history.unknown(),
         errors,

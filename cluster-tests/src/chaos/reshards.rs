@@ -1,7 +1,8 @@
 //! The number of shards goes up and down while everything else happens.
 //!
-//! A change may be refused, or its answer lost: what counts is that one came to its end.
+//! A change may be refused, or its answer lost: what counts is which shards are there at the end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 
+use crate::history::{Event, History};
 use crate::{admin, sdk};
 
 /// Shards at most.
@@ -18,26 +20,26 @@ const SHARDS_MAX: i32 = 4;
 /// For one change, after which another is asked for.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Asks for one change after the other until told to end. Gives how many came to their end.
+/// Asks for one change after the other until told to end.
 pub(super) async fn run(
     addresses: &[String],
     stream: &str,
     seed: u64,
     mut ended: watch::Receiver<bool>,
-) -> usize {
+) {
     let mut rng = SmallRng::seed_from_u64(seed ^ 0x5ca1e);
-    let mut done = 0;
     loop {
         let calm = Duration::from_millis(rng.random_range(1_000..4_000));
         let client = sdk::client(&addresses[rng.random_range(0..addresses.len())], 1);
         let target = rng.random_range(1..=SHARDS_MAX);
         let change = async {
             tokio::time::sleep(calm).await;
-            change(&client, stream, target).await.is_ok()
+            // Whatever became of it: the next one is asked for.
+            let _ = change(&client, stream, target).await;
         };
         tokio::select! {
-            changed = change => done += usize::from(changed),
-            _ = ended.wait_for(|ended| *ended) => return done,
+            () = change => {}
+            _ = ended.wait_for(|ended| *ended) => return,
         }
     }
 }
@@ -49,6 +51,18 @@ async fn change(client: &Client, stream: &str, target: i32) -> anyhow::Result<()
         Ok((open(client, stream).await? == Some(target)).then_some(()))
     })
     .await
+}
+
+/// How many splits and merges the newest list of shards shows: sets of parents.
+pub(super) fn done(history: &History) -> usize {
+    let maps = history.events().filter_map(|event| match event {
+        Event::Map(map) => Some(map),
+        _ => None,
+    });
+    let newest = maps.last().map_or(&[][..], Vec::as_slice);
+    let families: BTreeSet<&Vec<String>> =
+        newest.iter().map(|seen| &seen.parents).filter(|parents| !parents.is_empty()).collect();
+    families.len()
 }
 
 /// How many shards are open, while the stream is ACTIVE.

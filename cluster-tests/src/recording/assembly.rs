@@ -28,7 +28,8 @@ pub(super) struct Assembly {
     pub(super) unlisted: Vec<String>,
     by_record: HashMap<RecordId, Vec<usize>>,
     by_place: HashMap<Position, Vec<usize>>,
-    by_reader: HashMap<&'static str, Vec<usize>>,
+    /// Where each reader begins, and where it has got all of which shard.
+    by_reader: HashMap<&'static str, Vec<(usize, Option<String>)>>,
     /// Readers by their names in the files: a name that lasts, and whether they began at the oldest record.
     readers: HashMap<String, (&'static str, bool)>,
     all_puts: bool,
@@ -220,7 +221,7 @@ impl Assembly {
                 // Histories want names that live as long as the program; a recording has a handful.
                 let name: &'static str = by.to_owned().leak();
                 self.readers.insert(by.to_owned(), (name, *from_oldest));
-                self.by_reader.entry(name).or_default().push(number);
+                self.by_reader.entry(name).or_default().push((number, None));
                 self.history.reading_begins(name, at);
                 return Ok(());
             }
@@ -261,7 +262,8 @@ impl Assembly {
             Event::ObservedAll { shard } => {
                 let (reader, from_oldest) = reader()?;
                 ensure!(from_oldest, "{by} cannot have read all: it did not begin at the oldest");
-                self.by_reader.entry(reader).or_default().push(number);
+                let mark = (number, Some(shard.clone()));
+                self.by_reader.entry(reader).or_default().push(mark);
                 history::Event::ReadAll(reader, shard.clone())
             }
             Event::Shards { shards } => {
@@ -290,9 +292,13 @@ impl Assembly {
     pub(super) fn lines_about(&self, about: &crate::promises::About) -> Vec<usize> {
         let records = about.records.iter().filter_map(|id| self.by_record.get(id));
         let places = about.places.iter().filter_map(|place| self.by_place.get(place));
-        let reader = about.reader.and_then(|reader| self.by_reader.get(reader));
-        let all = records.chain(places).chain(reader).flatten();
-        let mut lines: Vec<usize> = all.copied().collect();
+        let marks = about.reader.and_then(|reader| self.by_reader.get(reader));
+        let is_near = |shard: &Option<String>| {
+            shard.as_ref().is_none_or(|shard| about.places.iter().any(|at| at.shard == *shard))
+        };
+        let marks = marks.into_iter().flatten().filter(|(_, shard)| is_near(shard));
+        let facts = records.chain(places).flatten().copied();
+        let mut lines: Vec<usize> = facts.chain(marks.map(|(line, _)| *line)).collect();
         lines.sort_unstable();
         lines.dedup();
         lines

@@ -15,7 +15,7 @@ use super::{Done, Nodes};
 use crate::cli::{pid_file, screen};
 
 /// For a killed process to be gone, or a new one to be there.
-const CHANGE_MAX: Duration = Duration::from_secs(15);
+const CHANGE_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A cluster's folder.
