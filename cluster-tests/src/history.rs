@@ -8,7 +8,7 @@
 //! A history put together from recordings (`recording.rs`) has several sources: only what one source saw has an order
 //! that can be relied on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
@@ -151,6 +151,8 @@ struct Recorded {
     retention: Duration,
     /// Where in the list each reader began, and when.
     begun: HashMap<&'static str, (usize, Duration)>,
+    /// Lowest and highest place where a reader met what nobody recorded, by reader and shard.
+    passed: BTreeMap<(&'static str, String), (SequenceNumber, SequenceNumber)>,
 }
 
 /// Events, and the records that they are about.
@@ -184,7 +186,7 @@ impl History {
     /// The same, to be filled from recordings: what no reading covers is then no breach, and a reading that is whole
     /// is so as of when it began. Records that are older than `retention` may be gone.
     pub fn recorded(retention: Duration) -> History {
-        let recorded = Some(Recorded { retention, begun: HashMap::new() });
+        let recorded = Some(Recorded { retention, ..Recorded::default() });
         History { recorded, ..History::new() }
     }
 
@@ -230,6 +232,19 @@ impl History {
         let place = self.events.len();
         if let Some(recorded) = &mut self.recorded {
             recorded.begun.insert(reader, (place, at));
+        }
+    }
+
+    /// A reader came by a place that holds what nobody recorded. Of recordings only.
+    pub fn passes(&mut self, reader: &'static str, position: Position) {
+        let Some(recorded) = &mut self.recorded else { return };
+        let Position { shard, number } = position;
+        let span = recorded.passed.entry((reader, shard));
+        let (low, high) = span.or_insert_with(|| (number.clone(), number.clone()));
+        if number < *low {
+            *low = number;
+        } else if number > *high {
+            *high = number;
         }
     }
 
@@ -316,6 +331,11 @@ impl History {
     pub fn readings(&self) -> Vec<Reading<'_>> {
         let mut readings: Vec<Reading<'_>> = Vec::new();
         let mut places = HashMap::new();
+        let recorded = self.recorded.as_ref();
+        for ((reader, shard), (low, high)) in recorded.iter().flat_map(|all| &all.passed) {
+            places.insert((*reader, shard), readings.len());
+            readings.push(Reading { passed: Some((low, high)), ..self.reading(reader, shard) });
+        }
         for event in self.events() {
             let (reader, shard) = match event {
                 Event::Read(reader, stored) => (*reader, &stored.position.shard),
@@ -323,10 +343,7 @@ impl History {
                 _ => continue,
             };
             let place = *places.entry((reader, shard)).or_insert_with(|| {
-                let begun = self.recorded.as_ref().and_then(|recorded| recorded.begun.get(reader));
-                let begun = begun.map(|(place, _)| *place);
-                let (records, complete) = (Vec::new(), false);
-                readings.push(Reading { reader, shard, records, complete, begun });
+                readings.push(self.reading(reader, shard));
                 readings.len() - 1
             });
             match event {
@@ -335,6 +352,12 @@ impl History {
             }
         }
         readings
+    }
+
+    fn reading<'a>(&self, reader: &'static str, shard: &'a str) -> Reading<'a> {
+        let begun = self.recorded.as_ref().and_then(|recorded| recorded.begun.get(reader));
+        let begun = begun.map(|(place, _)| *place);
+        Reading { reader, shard, records: Vec::new(), complete: false, begun, passed: None }
     }
 }
 
@@ -352,6 +375,8 @@ pub struct Reading<'a> {
     pub complete: bool,
     /// Where in the list of events it began, of a recording.
     pub begun: Option<usize>,
+    /// Lowest and highest place where it met what nobody recorded, of a recording.
+    pub passed: Option<(&'a SequenceNumber, &'a SequenceNumber)>,
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ async fn cut_off(cluster: &Cluster) -> anyhow::Result<()> {
     let led = leaders(cluster, "az-a").await?.context("not all are led")?;
     ensure!(led.iter().any(|zone| zone == "az-b"), "az-b leads nothing: {led:?}");
     let history = cluster.data_dir().join("history.jsonl");
-    let put = format!("put {STREAM} --history {}", history.display());
+    let put = format!("put {STREAM} --key k --history {}", history.display());
     run(cluster, &format!("{put} before")).await?;
 
     let told = run(cluster, "fault partition --az az-b --for 5m").await?;

@@ -18,11 +18,12 @@ struct Shelf<'a> {
 impl<'a> Shelf<'a> {
     fn of(reading: &Reading<'a>) -> Shelf<'a> {
         let number = |stored: &&'a Stored| &stored.position.number;
+        let (low, high) = reading.passed.unzip();
         Shelf {
             reader: reading.reader,
             records: reading.records.iter().map(|stored| (&stored.position, *stored)).collect(),
-            first: reading.records.first().map(number),
-            last: reading.records.last().map(number),
+            first: reading.records.first().map(number).into_iter().chain(low).min(),
+            last: reading.records.last().map(number).into_iter().chain(high).max(),
             complete: reading.complete,
             begun: reading.begun,
         }

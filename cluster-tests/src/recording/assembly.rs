@@ -250,6 +250,7 @@ impl Assembly {
                 let (position, key, data) = seen;
                 let is_ours = id.is_some() || survey.acks.contains_key(&position);
                 if !is_ours && !self.all_puts {
+                    self.history.passes(reader, position);
                     return Ok(());
                 }
                 self.by_place.entry(position.clone()).or_default().push(number);
