@@ -76,7 +76,6 @@ impl Link {
         messages: mpsc::Sender<Message>,
         flow: Flow,
     ) {
-        let mut due = Instant::now();
         loop {
             let mut bytes = BytesMut::with_capacity(MESSAGE_BYTES_MAX);
             match from.read_buf(&mut bytes).await {
@@ -89,7 +88,7 @@ impl Link {
                 None => Some(Duration::ZERO),
             };
             let Some(longer) = toll else { return self.over.cancel() };
-            due = due.max(Instant::now() + longer);
+            let due = Instant::now() + longer;
             if messages.send(Message { due, bytes }).await.is_err() {
                 return;
             }
