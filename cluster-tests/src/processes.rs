@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{admin, binary, command};
+use crate::{admin, binary, command, raw_http};
 
 /// The three availability zones, in the order of their ports.
 pub const ZONES: [&str; 3] = ["az-a", "az-b", "az-c"];
@@ -201,6 +201,23 @@ impl Cluster {
         .with_context(|| self.last_words())
     }
 
+    /// Waits until a zone's node answers requests of its own: it may still have to find leaders, which it cannot while
+    /// it is cut off.
+    pub async fn wait_serving(&self, zone: &str) -> anyhow::Result<()> {
+        let kinesis = self.kinesis(zone)?;
+        admin::wait(&format!("{zone} to serve"), PROCESS_LIMIT, async || {
+            let answer = raw_http::get(&kinesis, "/healthz", Duration::from_secs(5)).await;
+            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
+        .await
+        .with_context(|| self.last_words())
+    }
+
+    /// Whether a zone's node is stopped by a signal.
+    pub fn is_paused(&self, zone: &str) -> bool {
+        self.pid(zone).is_ok_and(|pid| state(pid).is_some_and(|state| state.starts_with('T')))
+    }
+
     /// SIGSTOP: the node is there and does nothing.
     pub fn pause(&self, zone: &str) -> anyhow::Result<()> {
         self.signal(zone, Signal::STOP)
@@ -368,10 +385,13 @@ fn is_ours(pid: Pid, folder: &Path) -> bool {
 
 /// Neither gone nor a zombie.
 fn runs(pid: Pid) -> bool {
+    state(pid).is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
+}
+
+/// The letter of its state, and what follows.
+fn state(pid: Pid) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    let state =
-        stat.ok().and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()));
-    state.is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
+    stat.ok().and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()))
 }
 
 fn number(zone: &str) -> anyhow::Result<u16> {

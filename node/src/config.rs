@@ -50,6 +50,13 @@ pub struct Config {
     /// default: 600).
     #[serde(default = "on_demand_window_seconds_default")]
     pub on_demand_window_seconds: u64,
+    /// Whether faults may be imposed on messages between nodes (docs/testing.md). For tests. Default: no.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub enable_faults: bool,
+    /// What must be shown to impose faults from another machine; without it only this one may. At least 16
+    /// characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault_token: Option<String>,
     /// All three nodes, this one too, as the others reach them.
     pub nodes: Vec<NodeAddress>,
 }
@@ -135,6 +142,10 @@ fn yes() -> bool {
     true
 }
 
+fn is_no(what: &bool) -> bool {
+    !what
+}
+
 fn on_demand_window_seconds_default() -> u64 {
     600
 }
@@ -182,6 +193,9 @@ impl Config {
         }
         if self.log.segment_bytes < 1 << 20 {
             bail!("log.segment_bytes must be at least 1 MiB");
+        }
+        if self.fault_token.as_ref().is_some_and(|token| token.len() < 16) {
+            bail!("fault_token must have at least 16 characters");
         }
         Ok(())
     }

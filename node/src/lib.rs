@@ -11,7 +11,7 @@
 //!  floor 3  metadata   shard                           the two kinds of Raft group; they never import each other
 //!  floor 2  raft                                       the only floor that may write the word `openraft`
 //!  floor 1  log   state   founding                     the shared segmented log | metadata tables (sled) | first start
-//!  floor 0  world disk net clock entropy tasks metrics roster identity failpoint     the outside world, replaceable in simulation
+//!  floor 0  world disk net clock entropy tasks metrics roster identity failpoint faults     the outside world, replaceable in simulation
 //!  ground   tristream_proto::domain                    pure vocabulary
 //! ```
 
@@ -43,6 +43,7 @@ pub mod clock;
 pub mod disk;
 pub mod entropy;
 pub mod failpoint;
+pub mod faults;
 pub mod identity;
 pub mod metrics;
 pub mod net;

@@ -57,6 +57,11 @@ struct DemandStep {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Fault {
+    fault: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Queue {
     queue: &'static str,
 }
@@ -106,6 +111,9 @@ pub struct Metrics {
     disk_free: Gauge,
     disk_reserve: Gauge,
     disk_low: Gauge,
+    faults_on: Family<Fault, Gauge>,
+    faults: Family<Fault, Counter>,
+    fault_hits: Family<Fault, Counter>,
 }
 
 impl Default for Metrics {
@@ -161,6 +169,9 @@ impl Metrics {
             disk_free: Gauge::default(),
             disk_reserve: Gauge::default(),
             disk_low: Gauge::default(),
+            faults_on: Family::default(),
+            faults: Family::default(),
+            fault_hits: Family::default(),
         };
         metrics.register();
         metrics
@@ -282,6 +293,12 @@ impl Metrics {
             "disk_low",
             "1 while puts are refused because this disk is nearly full",
             self.disk_low.clone(),
+        r.register("faults_on", "Faults between nodes that are on here", self.faults_on.clone());
+        r.register("faults", "Faults between nodes imposed here", self.faults.clone());
+        r.register(
+            "fault_hits",
+            "Messages and connections held, delayed or lost by faults imposed here",
+            self.fault_hits.clone(),
         );
     }
 
@@ -417,6 +434,21 @@ impl Metrics {
     /// The load of a stream on demand made a `step` begin: `split` or `merge`.
     pub fn observe_on_demand_step(&self, step: &'static str) {
         self.on_demand_steps.get_or_create(&DemandStep { step }).inc();
+    }
+
+    /// A fault was imposed from outside.
+    pub fn observe_fault(&self, fault: &'static str) {
+        self.faults.get_or_create(&Fault { fault }).inc();
+    }
+
+    /// A fault met a message or a connection.
+    pub fn observe_fault_hit(&self, fault: &'static str) {
+        self.fault_hits.get_or_create(&Fault { fault }).inc();
+    }
+
+    /// So many faults of a kind are on.
+    pub fn set_faults(&self, fault: &'static str, count: usize) {
+        self.faults_on.get_or_create(&Fault { fault }).set(count as i64);
     }
 
     /// Shards whose load is on one key. Zero where this node does not lead the metadata.

@@ -199,7 +199,11 @@ impl Boot {
     async fn join(&mut self) -> anyhow::Result<Founding> {
         let others = self.config.nodes.iter().filter(|node| node.az != self.config.az);
         let others = others
-            .map(|node| Ok((node.az.clone(), net::channel(&self.world.net, &node.peer, 1 << 16)?)))
+            .map(|node| {
+                let channel =
+                    net::peer_channel(&self.world.net, &self.config.az, &node.peer, 1 << 16)?;
+                Ok((node.az.clone(), channel))
+            })
             .collect::<anyhow::Result<Vec<_>>>()?;
         founding::join_or_found(&self.folder, &self.portrait, &others, &*self.world.entropy).await
     }

@@ -1,9 +1,11 @@
 //! `tristream-lab`: proof that anyone can run.
 
-mod reshard_churn;
+mod chaos;
 mod kill_all;
+mod reshard_churn;
 mod reshard_soak;
 mod simulate;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,10 @@ enum Command {
     ReshardChurn(reshard_churn::Arguments),
     /// All three processes die at once, again and again, while producers never pause.
     KillAll(kill_all::Arguments),
+    /// Real processes that are killed, paused, cut off and slowed, under clients; then calm, and judgement.
+    Chaos(chaos::Arguments),
+    /// Judge recordings that `tristream put --history` and `tail --history` made.
+    Verify(verify::Arguments),
     /// One seed in this process; prints its report as JSON.
     #[command(hide = true)]
     Seed(simulate::OneSeed),
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
         Command::ReshardSoak(arguments) => reshard_soak::run(&arguments),
         Command::ReshardChurn(arguments) => reshard_churn::run(&arguments),
         Command::KillAll(arguments) => kill_all::run(&arguments),
+        Command::Chaos(arguments) => chaos::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Seed(arguments) => simulate::one_seed(&arguments),
     };
     match outcome {
