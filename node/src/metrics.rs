@@ -280,6 +280,7 @@ impl Metrics {
             self.hot_keys.clone(),
         );
         self.register_disk(r);
+        self.register_faults(r);
     }
 
     fn register_disk(&self, r: &mut Registry) {
@@ -293,6 +294,10 @@ impl Metrics {
             "disk_low",
             "1 while puts are refused because this disk is nearly full",
             self.disk_low.clone(),
+        );
+    }
+
+    fn register_faults(&self, r: &mut Registry) {
         r.register("faults_on", "Faults between nodes that are on here", self.faults_on.clone());
         r.register("faults", "Faults between nodes imposed here", self.faults.clone());
         r.register(
