@@ -317,17 +317,17 @@ orders          3      8  none       4       1000  az-c 136"
     #[test]
     fn a_disk_that_is_nearly_full_has_a_line() {
         let mut status = status("orders");
-        let lines = show(&status, Colours::off()).len();
+        let lines = show(&status, &Faults::new(), Colours::off()).len();
         let storage = status.nodes[1].storage.as_mut().expect("it is alive");
         (storage.free_bytes, storage.low) = (812 << 20, true);
-        let shown = show(&status, Colours::off());
+        let shown = show(&status, &Faults::new(), Colours::off());
         assert_eq!(shown.len(), lines + 1);
         assert_eq!(
             shown[6],
             "disk of az-b nearly full: 812 MiB of 100.0 GiB free, 5.0 GiB kept free\n  \
              puts and new streams are refused until there is room"
         );
-        let json = as_json(&status);
+        let json = as_json(&status, &Faults::new());
         assert_eq!(json["nodes"][1]["storage"]["low"], true);
         assert!(json["nodes"][2]["storage"].is_null(), "it did not answer");
     }
