@@ -179,7 +179,7 @@ mod tests {
     /// The format is a promise to recordings that exist.
     #[test]
     fn lines_are_as_they_were() {
-        let invoke = |data| Event::Invoke {
+        let invoke = |data: &[u8]| Event::Invoke {
             record: 1,
             key: Some("k".to_owned()),
             hash_key: None,
