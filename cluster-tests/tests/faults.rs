@@ -158,7 +158,7 @@ async fn processes(cluster: &mut Cluster) -> anyhow::Result<()> {
         ensure!(cluster.is_running(zone) && !cluster.is_paused(zone), "{zone}");
         cluster.wait_ready(zone).await?;
     }
-    let refused = run(cluster, "fault kill --az az-x").await.unwrap_err().to_string();
+    let refused = run(cluster, "fault kill --az az-x").await.expect_err("no such zone").to_string();
     ensure!(refused.contains("the zones are az-a, az-b, az-c"), "{refused}");
     Ok(())
 }
@@ -166,7 +166,8 @@ async fn processes(cluster: &mut Cluster) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_does_not_allow_faults_says_how_to() -> anyhow::Result<()> {
     let mut cluster = start(&[]).await?;
-    let refused = run(&cluster, "fault partition --az az-b").await.unwrap_err().to_string();
+    let refused =
+        run(&cluster, "fault partition --az az-b").await.expect_err("faults are off").to_string();
     ensure!(refused.contains("--enable-faults"), "{refused}");
     let asked = raw_http::get(&cluster.kinesis("az-b")?, "/admin/v1/faults", LIMIT).await?;
     ensure!(asked.status == 403, "{asked:?}");

@@ -1,5 +1,7 @@
 //! `tristream-lab verify` as a user runs it: its exit status, and what it prints.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
