@@ -269,7 +269,7 @@ mod tests {
             peer: format!("127.0.0.1:{}", 5566 + id),
             alive,
             version: "0.1.0".to_owned(),
-            storage: alive.then(|| wire::StorageStatus {
+            storage: alive.then_some(wire::StorageStatus {
                 free_bytes: 90 << 30,
                 total_bytes: 100 << 30,
                 reserve_bytes: 5 << 30,
