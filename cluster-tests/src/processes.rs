@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{admin, binary, command};
+use crate::{admin, binary, command, raw_http};
 
 /// The three availability zones, in the order of their ports.
 pub const ZONES: [&str; 3] = ["az-a", "az-b", "az-c"];
@@ -88,8 +88,14 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Runs `tristream up` on the folder, which may hold everything of an earlier run.
+    /// Runs `tristream up` on the folder, which may hold everything of an earlier run, and waits until it is ready.
     pub async fn up(&mut self) -> anyhow::Result<()> {
+        self.launch()?;
+        self.wait_up().await
+    }
+
+    /// Runs `tristream up` and does not wait for anything.
+    pub fn launch(&mut self) -> anyhow::Result<()> {
         if self.up.is_some() {
             bail!("the cluster is up already");
         }
@@ -106,7 +112,14 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(File::create(&out)?)
             .stderr(File::options().create(true).append(true).open(&err)?);
-        let up = self.up.insert(command.spawn().context("cannot run `tristream up`")?);
+        self.up = Some(command.spawn().context("cannot run `tristream up`")?);
+        Ok(())
+    }
+
+    /// Waits until `tristream up` says that all three are ready.
+    pub async fn wait_up(&mut self) -> anyhow::Result<()> {
+        let out = self.folder.path().join("up.out");
+        let up = self.up.as_mut().context("nobody ran `tristream up`")?;
         let ready = admin::wait("the line `ready` of `tristream up`", PROCESS_LIMIT, || {
             let ended = up.try_wait();
             let printed = std::fs::read_to_string(&out);
@@ -186,6 +199,23 @@ impl Cluster {
         })
         .await
         .with_context(|| self.last_words())
+    }
+
+    /// Waits until a zone's node answers requests of its own: it may still have to find leaders, which it cannot while
+    /// it is cut off.
+    pub async fn wait_serving(&self, zone: &str) -> anyhow::Result<()> {
+        let kinesis = self.kinesis(zone)?;
+        admin::wait(&format!("{zone} to serve"), PROCESS_LIMIT, async || {
+            let answer = raw_http::get(&kinesis, "/healthz", Duration::from_secs(5)).await;
+            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
+        .await
+        .with_context(|| self.last_words())
+    }
+
+    /// Whether a zone's node is stopped by a signal.
+    pub fn is_paused(&self, zone: &str) -> bool {
+        self.pid(zone).is_ok_and(|pid| state(pid).is_some_and(|state| state.starts_with('T')))
     }
 
     /// SIGSTOP: the node is there and does nothing.
@@ -355,10 +385,13 @@ fn is_ours(pid: Pid, folder: &Path) -> bool {
 
 /// Neither gone nor a zombie.
 fn runs(pid: Pid) -> bool {
+    state(pid).is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
+}
+
+/// The letter of its state, and what follows.
+fn state(pid: Pid) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    let state =
-        stat.ok().and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()));
-    state.is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
+    stat.ok().and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()))
 }
 
 fn number(zone: &str) -> anyhow::Result<u16> {

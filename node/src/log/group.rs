@@ -84,7 +84,7 @@ pub(super) struct Group {
     pub(super) purged: Option<Kept<EntryId>>,
     pub(super) vote: Option<Kept<Bytes>>,
     pub(super) committed: Option<Kept<Option<EntryId>>>,
-    /// At most two, by rising index: the newest, and the one to fall back on.
+    /// By rising index: all above the purge point, and the newest at or below it.
     pub(super) checkpoints: Vec<Kept<Checkpoint>>,
     slots: VecDeque<Slot>,
     stored: usize,
@@ -165,19 +165,40 @@ impl Group {
         gone.iter().for_each(|slot| dying.entry(slot.place));
         self.stored = self.stored.saturating_sub(count as usize);
         keep(&mut self.purged, upto);
+        self.drop_old_checkpoints(dying);
         gone
     }
 
-    /// Adds a checkpoint; the two that cover most stay.
+    /// Adds a checkpoint. One below another that the purge point has reached is not kept.
     pub(super) fn add_checkpoint(&mut self, checkpoint: Checkpoint, dying: &mut Dying) {
         let index = checkpoint.0.index;
         let same = self.checkpoints.iter().position(|kept| kept.value.0.index == index);
         let place = same.and_then(|at| self.checkpoints.remove(at).place);
         self.checkpoints.push(Kept { value: checkpoint, place });
         self.checkpoints.sort_by_key(|kept| kept.value.0.index);
-        if self.checkpoints.len() > 2 {
-            dying.mark(self.checkpoints.remove(0).place);
+        self.drop_old_checkpoints(dying);
+    }
+
+    /// Nothing can begin at a checkpoint below the purge point but for the newest there: what comes
+    /// after the others is gone.
+    pub(super) fn drop_old_checkpoints(&mut self, dying: &mut Dying) {
+        let first = self.first();
+        let below = self.checkpoints.iter().take_while(|kept| kept.value.0.index < first).count();
+        for kept in self.checkpoints.drain(..below.saturating_sub(1)) {
+            dying.mark(kept.place);
         }
+    }
+
+    /// Ids of the checkpoints whose entry is in the log or is the purge point, rising.
+    pub(super) fn checkpoints(&self) -> Vec<EntryId> {
+        let ids = self.checkpoints.iter().map(|kept| kept.value.0);
+        ids.filter(|&id| self.holds(id)).collect()
+    }
+
+    /// The state of the checkpoint that covers up to exactly this entry.
+    pub(super) fn read_checkpoint(&self, applied: EntryId) -> Option<Bytes> {
+        let kept = self.checkpoints.iter().find(|kept| kept.value.0 == applied);
+        kept.filter(|_| self.holds(applied)).map(|kept| kept.value.1.clone())
     }
 
     /// Forgets everything.
@@ -221,13 +242,13 @@ impl Group {
             (Some(committed), Some(_)) => Some(committed),
             _ => None,
         };
-        let valid = |kept: &&Kept<Checkpoint>| self.holds(kept.value.0);
+        let ids = self.checkpoints.iter().map(|kept| kept.value.0);
         GroupState {
             purged: self.purged.as_ref().map(|kept| kept.value),
             last,
             vote: self.vote.as_ref().map(|kept| kept.value.clone()),
             committed,
-            checkpoint: self.checkpoints.iter().rev().find(valid).map(|kept| kept.value.clone()),
+            checkpoint: ids.rev().find(|&id| self.holds(id)),
         }
     }
 
@@ -273,7 +294,7 @@ mod tests {
         assert_eq!(gone.len(), 5);
         assert_eq!(group.durable(), Some(2));
         assert_eq!(group.next(), 3);
-        assert_eq!(group.state().checkpoint, Some((id(1, 2), Bytes::from_static(b"two"))));
+        assert_eq!(group.state().checkpoint, Some(id(1, 2)));
         assert_eq!((dying.0[&0].entries, dying.0[&0].bytes), (1, 10));
         assert_eq!((dying.0[&1].entries, dying.0[&1].bytes), (4, 40));
     }
@@ -292,7 +313,8 @@ mod tests {
         let (mut group, mut dying) = (filled(5), Dying::default());
         group.add_checkpoint((id(1, 1), Bytes::from_static(b"right")), &mut dying);
         group.add_checkpoint((id(2, 3), Bytes::from_static(b"other term")), &mut dying);
-        assert_eq!(group.state().checkpoint, Some((id(1, 1), Bytes::from_static(b"right"))));
+        assert_eq!(group.checkpoints(), [id(1, 1)]);
+        assert_eq!(group.read_checkpoint(id(2, 3)), None);
     }
 
     #[test]
@@ -301,7 +323,25 @@ mod tests {
         group.add_checkpoint((id(2, 30), Bytes::from_static(b"snapshot")), &mut dying);
         assert_eq!(group.state().checkpoint, None);
         group.purge(id(2, 30), &mut dying);
-        assert_eq!(group.state().checkpoint, Some((id(2, 30), Bytes::from_static(b"snapshot"))));
+        assert_eq!(group.state().checkpoint, Some(id(2, 30)));
+        assert_eq!(group.read_checkpoint(id(2, 30)), Some(Bytes::from_static(b"snapshot")));
+    }
+
+    #[test]
+    fn purging_lets_go_of_the_checkpoints_below_the_newest_that_it_reached() {
+        let (mut group, mut dying) = (filled(8), Dying::default());
+        for index in [1, 3, 5, 7] {
+            group.add_checkpoint((id(1, index), Bytes::new()), &mut dying);
+        }
+        group.checkpoints.iter_mut().for_each(|kept| {
+            let index = kept.value.0.index;
+            kept.place = Some(Place { segment: 9, offset: index, len: 100 + index });
+        });
+        group.purge(id(1, 5), &mut dying);
+        assert_eq!(group.checkpoints(), [id(1, 5), id(1, 7)]);
+        assert_eq!(dying.0[&9].bytes, 101 + 103);
+        group.add_checkpoint((id(1, 2), Bytes::new()), &mut dying);
+        assert_eq!(group.checkpoints.len(), 2, "too late");
     }
 
     #[test]

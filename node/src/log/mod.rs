@@ -96,8 +96,8 @@ pub struct GroupState {
     pub vote: Option<Bytes>,
     /// The newest committed id that was saved, never beyond `last`.
     pub committed: Option<EntryId>,
-    /// The newest checkpoint and the last entry it covers; never beyond `last`.
-    pub checkpoint: Option<(EntryId, Bytes)>,
+    /// The last entry that the newest checkpoint covers; never beyond `last`.
+    pub checkpoint: Option<EntryId>,
 }
 
 /// Called once when a write is durable, or failed.
@@ -285,9 +285,27 @@ impl GroupLog {
     ///
     /// One of an entry that the log does not hold (a snapshot from the leader, before its `purge`)
     /// is kept but not reported until it does; one below the purge point is not reported any more.
-    /// Of many, the two that cover most are kept. Waits only for room in the queue.
+    /// All above the purge point are kept, and the newest at or below it. Waits only for room in the
+    /// queue.
     pub async fn checkpoint(&self, applied: EntryId, state: Bytes) -> io::Result<()> {
         self.shared.checkpoint(self.group, applied, state).await
+    }
+
+    /// The last entries that the kept checkpoints cover, rising: those above the purge point, and the
+    /// one at it.
+    pub fn checkpoints(&self) -> Vec<EntryId> {
+        let state = self.shared.state.lock();
+        state.groups.get(&self.group).map(Group::checkpoints).unwrap_or_default()
+    }
+
+    /// The state of the checkpoint that covers exactly up to `applied`; `None` when there is none, or
+    /// none any more.
+    ///
+    /// # Errors
+    /// `InvalidData`: damaged on disk. Others: the disk's. Trying again is safe.
+    pub async fn read_checkpoint(&self, applied: EntryId) -> io::Result<Option<Bytes>> {
+        let state = self.shared.state.lock();
+        Ok(state.groups.get(&self.group).and_then(|group| group.read_checkpoint(applied)))
     }
 
     /// Entries of `range` from its start, up to about `bytes_max` (at least one when there is one).

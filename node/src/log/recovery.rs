@@ -308,6 +308,7 @@ impl Replay {
                 if upto.index >= group.first() {
                     self.entries = self.entries.split_off(&(upto.index + 1));
                     group.purged = Some(Kept { value: *upto, place: Some(place) });
+                    group.drop_old_checkpoints(&mut Dying::default());
                 }
             }
             Body::Vote { vote } => {

@@ -1,6 +1,7 @@
 //! Tests of the log as a whole, on the simulated and on the real disk.
 
 mod basics;
+mod checkpoints;
 mod crashes;
 mod model;
 mod space;

@@ -126,7 +126,13 @@ impl Model {
     }
 
     /// Checks what was found after a crash, and takes over what may be either way.
-    fn check(&mut self, group: u64, state: GroupState, entries: Vec<Entry>) {
+    fn check(
+        &mut self,
+        group: u64,
+        state: GroupState,
+        found: Option<(EntryId, Bytes)>,
+        entries: Vec<Entry>,
+    ) {
         assert_eq!(state.purged, self.purged, "group {group}");
         assert_eq!(state.last, self.last(), "group {group}");
         assert_eq!(state.vote, self.vote, "group {group}");
@@ -135,7 +141,6 @@ impl Model {
             kept.clone().filter(|(applied, _)| self.holds(*applied))
         };
         let possible: Vec<_> = self.checkpoints.iter().map(held).collect();
-        let found = state.checkpoint;
         assert!(possible.contains(&found), "group {group}: {found:?}, not one of {possible:?}");
         self.checkpoints = vec![found];
         if let Some(committed) = state.committed {
@@ -346,7 +351,11 @@ impl Run {
             let (state, entries) = (group.state(), read_all(&group).await);
             let durable = state.last.map(|last| last.index);
             assert_eq!(group.durable(), durable);
-            model.check(id, state, entries);
+            let newest = match state.checkpoint {
+                Some(id) => group.read_checkpoint(id).await.unwrap().map(|state| (id, state)),
+                None => None,
+            };
+            model.check(id, state, newest, entries);
         }
         audit(&log.shared.state.lock());
     }
