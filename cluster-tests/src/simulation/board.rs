@@ -19,7 +19,7 @@ use crate::history::{Event, History, Position, RecordId, SequenceNumber};
 const KEYS: u32 = 4;
 /// Data of a record, in bytes: mostly small, sometimes large, so that segments fill.
 const SMALL_BYTES_MAX: usize = 300;
-const LARGE_BYTES_MAX: usize = 40_000;
+const LARGE_BYTES_MAX: usize = 60_000;
 
 /// How an attempt ended.
 pub(super) enum Outcome {
@@ -214,6 +214,3 @@ impl Board {
         }
     }
 }
-
-/// Experiment.
-pub(super) fn knob(name: &str, default: u64) -> u64 { std::env::var(name).ok().and_then(|t| t.parse().ok()).unwrap_or(default) }

@@ -28,6 +28,8 @@ const BATCH_MAX: usize = 8;
 /// How long one call of a producer may take.
 const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause of a producer between two calls.
+const PUT_PAUSE_MAX_MS: u64 = 120;
 /// Nothing that was asked for comes later than this.
 const SETTLED_AFTER: Duration = Duration::from_secs(8);
 /// The reader that reads while everything happens.
@@ -91,7 +93,7 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
             };
             board.note(id, outcome);
         }
-        sleep(Duration::from_millis(random.random_range(0..super::board::knob("K_PUT",40)))).await;
+        sleep(Duration::from_millis(random.random_range(0..PUT_PAUSE_MAX_MS))).await;
     }
     Ok(())
 }
@@ -151,7 +153,7 @@ async fn settled(client: &Client, board: &Board) -> Arc<StreamDescription> {
         {
             if known.as_ref() != Some(&stream.map) {
                 (known, since) = (Some(stream.map.clone()), Instant::now());
-            } else if since.elapsed() >= Duration::from_millis(super::board::knob("K_SETTLE",8000)) {
+            } else if since.elapsed() >= SETTLED_AFTER {
                 return stream;
             }
         }

@@ -9,7 +9,8 @@
 //! | what can happen to the cluster, drawn from a seed | `fault.rs` |
 //! | network, clock and randomness of a node | `world.rs` |
 //! | a node's disk and clock, and its lives | `place.rs` |
-//! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
+//! | three nodes through time: start, undo, mend | `cluster.rs` |
+//! | how each fault is carried out | `strike.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
 //! | somebody who splits and merges shards | `resharder.rs` |
@@ -29,6 +30,7 @@ mod place;
 mod report;
 mod resharder;
 mod run;
+mod strike;
 mod trace;
 mod world;
 

@@ -76,7 +76,7 @@ impl Sum {
 
     /// What never happened although a sweep is to show it.
     pub fn missing(&self) -> Vec<String> {
-        let faults = Fault::KINDS.iter().map(|kind| format!("fault_{kind}"));
+        let faults = Fault::kinds().map(|kind| format!("fault_{kind}"));
         let wanted = faults.chain(MUST_HAPPEN.iter().map(|what| (*what).to_owned()));
         wanted.filter(|what| self.coverage.get(what).copied().unwrap_or_default() == 0).collect()
     }
