@@ -180,6 +180,20 @@ impl Board {
         (0..count).map(record).collect()
     }
 
+    /// Notes how the attempts of one put ended.
+    pub(super) fn note_put(
+        &self,
+        batch: Vec<(RecordId, String, Bytes)>,
+        outcomes: impl IntoIterator<Item = Outcome>,
+    ) {
+        let mut acked = false;
+        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
+            acked |= matches!(outcome, Outcome::Acked(_));
+            self.note(id, outcome);
+        }
+        self.count("acked_puts", u64::from(acked));
+    }
+
     /// Notes how an attempt ended.
     pub(super) fn note(&self, id: RecordId, outcome: Outcome) {
         let (event, what) = match outcome {

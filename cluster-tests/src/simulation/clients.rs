@@ -29,7 +29,7 @@ const BATCH_MAX: usize = 8;
 const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause of a producer between two calls.
-const PUT_PAUSE_MAX_MS: u64 = 120;
+const PUT_PAUSE_MAX_MS: u64 = 180;
 /// Nothing that was asked for comes later than this.
 const SETTLED_AFTER: Duration = Duration::from_secs(8);
 /// The reader that reads while everything happens.
@@ -85,14 +85,12 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
             records.push(Record { partition_key, explicit_hash_key: None, origin: None, data });
         }
         let outcomes = client.put_batch(&board.stream, records).await;
-        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
-            let outcome = match outcome {
-                Ok(number) => Outcome::Acked(position(number)?),
-                Err(error) if error.effect() == Effect::None => Outcome::Refused,
-                Err(_) => Outcome::Unknown,
-            };
-            board.note(id, outcome);
-        }
+        let outcomes = outcomes.into_iter().map(|outcome| match outcome {
+            Ok(number) => position(number).map(Outcome::Acked),
+            Err(error) if error.effect() == Effect::None => Ok(Outcome::Refused),
+            Err(_) => Ok(Outcome::Unknown),
+        });
+        board.note_put(batch, outcomes.collect::<Result<Vec<_>, _>>()?);
         sleep(Duration::from_millis(random.random_range(0..PUT_PAUSE_MAX_MS))).await;
     }
     Ok(())

@@ -313,3 +313,18 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_fault_that_a_node_names_excuses_it() {
+        let faults = BTreeSet::from(["failed_sync", "full_disk"]);
+        let synced = "Committer: injected I/O error in sync";
+        assert_eq!(excuse(&faults, synced), Some("failed_sync"));
+        assert_eq!(excuse(&faults, "Committer: no storage space"), Some("full_disk"));
+        assert_eq!(excuse(&faults, "this data folder is empty, but"), None);
+        assert_eq!(excuse(&BTreeSet::new(), synced), None);
+    }
+}

@@ -27,7 +27,7 @@ const BATCH_MAX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(7);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest pause of the producer between two calls.
-const PUT_PAUSE_MAX_MS: u64 = 120;
+const PUT_PAUSE_MAX_MS: u64 = 180;
 /// Between two rounds of the reader.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Rounds of the reader between two listings.
@@ -69,9 +69,7 @@ pub(super) async fn producer(seed: u64, board: Arc<Board>) -> turmoil::Result {
     while board.phase() < Phase::Audit {
         let batch = board.send_batch("http", &mut made, &mut random, BATCH_MAX);
         let outcomes = put(&board, &batch, &mut random).await?;
-        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
-            board.note(id, outcome);
-        }
+        board.note_put(batch, outcomes);
         sleep(Duration::from_millis(random.random_range(0..PUT_PAUSE_MAX_MS))).await;
     }
     Ok(())

@@ -35,5 +35,5 @@ mod trace;
 mod world;
 
 pub use fault::{Event, Fault, Storm, schedule};
-pub use report::{Report, Sum};
+pub use report::{EVERYWHERE, Report, Sum};
 pub use run::{Plant, Settings, run};

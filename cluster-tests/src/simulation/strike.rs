@@ -185,6 +185,8 @@ impl Cluster {
         if strange || !self.power_loss(&[(node, back_after)]) {
             return;
         }
+        // Whatever was to be undone on it is, for what comes now is undone on the other.
+        self.heal_disk(node);
         let empty = SimulatedDisk::new();
         empty.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
         self.places[node].unplug(empty);
@@ -196,7 +198,7 @@ impl Cluster {
     pub(super) fn plug_own_disk(&mut self, node: usize) {
         self.process_crash(node, SOON_MS);
         let Some(strange) = self.places[node].plug_own() else { return };
-        self.places[node].state.lock().excuses.remove("empty_disk");
+        self.places[node].state.lock().excuses.clear();
         let log = strange.restarted().list(Path::new(LOG_DIR));
         if log.is_ok_and(|names| !names.is_empty()) {
             self.violate(format!("{} began a log on an empty disk", AZS[node]));
@@ -285,6 +287,8 @@ impl Cluster {
         disk.fail_dir_syncs(0);
         disk.fail_reads(0);
         disk.stall(Duration::ZERO);
+        disk.release_syncs();
+        disk.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
         self.make_room(node);
         self.places[node].state.lock().excuses.clear();
     }
