@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use openraft::Instant as _;
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::impls::ProgressResponder;
 use tokio::sync::watch;
 use tristream_proto::domain::{GroupId, NodeId};
@@ -283,11 +283,4 @@ impl<M: Machine> Inner<M> {
         self.leadership.send_if_modified(|old| std::mem::replace(old, now) != now);
         now
     }
-}
-
-/// Whether an error of `initialize` means that somebody was here before, which is fine.
-pub(super) fn already_initialized(
-    error: &RaftError<Types, openraft::errors::InitializeError<Types>>,
-) -> bool {
-    matches!(error, RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_)))
 }

@@ -21,7 +21,8 @@ use tokio::sync::watch;
 use tristream_proto::domain::{GroupId, NodeId};
 
 use super::convert::{self, Appended};
-use super::group::{self, Group, Inner};
+use super::founding;
+use super::group::{Group, Inner};
 use super::log_store::LogStore;
 use super::network::{Connection, Factory, Transport};
 use super::snapshot::SnapshotOf;
@@ -128,9 +129,11 @@ pub(super) trait Peer: Send + Sync {
         vote: RaftVote,
         snapshot: SnapshotOf,
     ) -> BoxFuture<'_, Result<RaftVote, String>>;
-    fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>>;
     fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>>;
+    /// Campaigns as one to whom leadership is handed over: voters that have a leader grant it too.
     fn campaign(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// Campaigns if a majority says that it would vote for this node.
+    fn elect(&self) -> BoxFuture<'_, Result<(), String>>;
     /// The request by which this node would ask for votes now.
     fn pre_vote_request(&self) -> VoteRequest<Types>;
     fn status(&self) -> Status;
@@ -171,10 +174,20 @@ impl Groups {
 
     /// Opens a group on this node: restores `machine` from its newest checkpoint and replays what is known
     /// to be committed after it.
-    pub async fn open<M: Machine>(&self, id: GroupId, machine: M) -> anyhow::Result<Group<M>> {
+    ///
+    /// `founders` are the members of a group that is new, the same in the same order on every replica;
+    /// empty for one that is not, or may have been deleted: a log without entries then stays without
+    /// members until a leader sends them. A log that has entries is not touched.
+    pub async fn open<M: Machine>(
+        &self,
+        id: GroupId,
+        machine: M,
+        founders: &[NodeId],
+    ) -> anyhow::Result<Group<M>> {
         let registry = &self.inner;
         anyhow::ensure!(!registry.open.read().contains_key(&id), "group {id} is open already");
         let log = registry.log.group(id);
+        founding::found(&log, founders).await.with_context(|| format!("founding group {id}"))?;
         let (driver, shared) = StateMachine::restore(machine, log.clone())
             .await
             .with_context(|| format!("restoring the state of group {id}"))?;
@@ -241,11 +254,10 @@ impl Groups {
         });
     }
 
-    /// Gives a new group its members. Harmless when somebody did already.
-    pub async fn initialize(&self, id: GroupId, members: &[NodeId]) -> anyhow::Result<()> {
-        let group = self.get(id)?;
-        let members = members.iter().map(|node| node.0).collect();
-        group.initialize(members).await.map_err(anyhow::Error::msg)
+    /// Asks the members for their votes now, and not only when a leader was missed for long. For new
+    /// groups, which nobody leads yet.
+    pub async fn campaign(&self, id: GroupId) -> anyhow::Result<()> {
+        self.get(id)?.elect().await.map_err(anyhow::Error::msg)
     }
 
     /// Asks `to` to take over leadership of `id`, when this node leads.
@@ -454,15 +466,6 @@ impl<M: Machine> Peer for Inner<M> {
         })
     }
 
-    fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            match self.raft.initialize(members).await {
-                Err(error) if !group::already_initialized(&error) => Err(error.to_string()),
-                _ => Ok(()),
-            }
-        })
-    }
-
     fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(
             async move { self.raft.trigger().transfer_leader(to).await.map_err(|e| e.to_string()) },
@@ -476,6 +479,10 @@ impl<M: Machine> Peer for Inner<M> {
             let answer = self.raft.handle_transfer_leader(request).await;
             answer.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
         })
+    }
+
+    fn elect(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { self.raft.trigger().elect(true).await.map_err(|e| e.to_string()) })
     }
 
     fn pre_vote_request(&self) -> VoteRequest<Types> {

@@ -13,6 +13,7 @@
 //! ```
 
 mod convert;
+mod founding;
 mod group;
 mod groups;
 mod inbound;
