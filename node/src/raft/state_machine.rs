@@ -50,7 +50,7 @@ impl<M: Machine> StateMachine<M> {
     ) -> io::Result<(StateMachine<M>, Arc<Shared<M>>)> {
         let (applied, membership) = match machine.wants_durable() {
             true => restore_own(&mut machine, &log).await?,
-            false => restore_checkpoint(&mut machine, &log)?,
+            false => restore_checkpoint(&mut machine, &log).await?,
         };
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
@@ -125,12 +125,23 @@ async fn restore_own<M: Machine>(
     Ok((Some(applied), membership))
 }
 
-fn restore_checkpoint<M: Machine>(
+/// The newest checkpoint that can be read; a damaged one is not told of again.
+async fn restore_checkpoint<M: Machine>(
     machine: &mut M,
     log: &GroupLog,
 ) -> io::Result<(Option<EntryId>, RaftMembership)> {
-    let Some((applied, bytes)) = log.state().checkpoint else {
-        return Ok((None, RaftMembership::default()));
+    let (applied, bytes) = loop {
+        let Some(applied) = log.state().checkpoint else {
+            return Ok((None, RaftMembership::default()));
+        };
+        match log.read_checkpoint(applied).await {
+            Ok(Some(bytes)) => break (applied, bytes),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "falling back to an older checkpoint");
+            }
+            Err(error) => return Err(error),
+        }
     };
     let (membership, state) = convert::decode_checkpoint(bytes)?;
     machine.restore(state).map_err(machine_error)?;

@@ -36,10 +36,10 @@ impl Machine for Counter {
 
 async fn groups(tasks: &Tasks) -> Groups {
     let config = log::Config {
-        dir: "log".into(),
         segment_bytes: 1 << 20,
         tail_bytes: 1 << 20,
         queue_bytes: 1 << 20,
+        ..log::Config::new("log".into())
     };
     let (disk, metrics) = (Arc::new(SimulatedDisk::new()), Arc::new(Metrics::new()));
     let log = Log::open(config, disk, Arc::new(OsEntropy), tasks.clone(), metrics.clone()).await;
