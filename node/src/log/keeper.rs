@@ -30,6 +30,9 @@ const RUN_BYTES_WANTED: u64 = 1 << 20;
 /// So many segments are rewritten into one at most.
 const SOURCES_MAX: usize = 8;
 
+/// Less than this is not given up.
+const GIVEN_UP_BYTES_MIN: u64 = 8 * ALIGN_BYTES;
+
 /// Works whenever something may have died, until the node stops.
 pub(super) async fn run(shared: Arc<Shared>) {
     loop {
@@ -106,53 +109,65 @@ pub(super) fn plan(state: &State, done: &BTreeSet<u64>, config: &super::Config) 
             && !done.contains(&known.header.sequence)
     };
     let order = state.in_order();
-    let dead: Vec<u64> = order
+    let marks = state.mark_bytes();
+    let marks = |known: &Segment| marks.get(&known.header.sequence).copied().unwrap_or_default();
+    let dead: Vec<&Segment> = order
         .iter()
         .filter_map(|sequence| state.segments.get(sequence).filter(ready))
-        .filter(|known| known.live_entries == 0)
-        .map(|known| known.header.sequence)
+        .filter(|known| known.live_entries == 0 && marks(known) * 4 <= used_bytes(known))
         .collect();
-    if !dead.is_empty() {
-        return Some(Step::GiveUp(dead));
+    // Giving up writes, too: a block for that, and one or two for marks. It must end somewhere.
+    if dead.iter().map(|known| used_bytes(known)).sum::<u64>() >= GIVEN_UP_BYTES_MIN {
+        return Some(Step::GiveUp(dead.iter().map(|known| known.header.sequence).collect()));
     }
     if config.rewrite_bytes_per_second == 0 {
         return None;
     }
     let adjacent: Vec<Option<&Segment>> =
         order.iter().map(|sequence| state.segments.get(sequence).filter(ready)).collect();
-    let mostly_dead = adjacent.iter().flatten().find(|known| is_mostly_dead(known));
+    let mostly_dead = adjacent.iter().flatten().find(|known| is_mostly_dead(known, marks(known)));
     if let Some(known) = mostly_dead {
         return Some(Step::Rewrite(vec![known.header.sequence]));
     }
-    (0..adjacent.len()).find_map(|at| gather(state, &adjacent[at..])).map(Step::Rewrite)
+    (0..adjacent.len()).find_map(|at| gather(state, &adjacent[at..], &marks)).map(Step::Rewrite)
 }
 
 /// More than half of its entries are dead, or an eighth because groups were removed: whoever deletes a
 /// stream wants its space back.
-fn is_mostly_dead(known: &Segment) -> bool {
-    let used = known.len - HEADER_BYTES;
+fn is_mostly_dead(known: &Segment, marks: u64) -> bool {
     let dead = known.entry_bytes.saturating_sub(known.live_bytes);
-    (dead * 2 > known.entry_bytes && is_sparse(known))
-        || (known.removed_bytes * 8 > known.entry_bytes
-            && compact_bytes(known) + ALIGN_BYTES < used)
+    let half = dead * 2 > known.entry_bytes || known.live_entries == 0;
+    let removed = known.removed_bytes * 8 > known.entry_bytes;
+    (half && is_sparse(known, marks))
+        || (removed && compact_bytes(known, marks) + ALIGN_BYTES < used_bytes(known))
 }
 
-/// Most of it is dead entries, or zeros between blocks.
-fn is_sparse(known: &Segment) -> bool {
-    compact_bytes(known) * 2 < known.len - HEADER_BYTES
+/// Most of it is dead, or zeros between blocks.
+fn is_sparse(known: &Segment, marks: u64) -> bool {
+    compact_bytes(known, marks) * 2 < used_bytes(known)
+}
+
+/// Bytes of its blocks.
+fn used_bytes(known: &Segment) -> u64 {
+    known.len - HEADER_BYTES
 }
 
 /// Bytes of its blocks without what is dead. A small file cannot become much smaller.
-fn compact_bytes(known: &Segment) -> u64 {
-    (known.live_bytes + ALIGN_BYTES).next_multiple_of(ALIGN_BYTES)
+fn compact_bytes(known: &Segment, marks: u64) -> u64 {
+    (known.live_bytes + marks + ALIGN_BYTES).next_multiple_of(ALIGN_BYTES)
 }
 
 /// Adjacent segments that are worth it, enough of them that runs get long.
-fn gather(state: &State, adjacent: &[Option<&Segment>]) -> Option<Vec<u64>> {
+fn gather(
+    state: &State,
+    adjacent: &[Option<&Segment>],
+    marks: &impl Fn(&Segment) -> u64,
+) -> Option<Vec<u64>> {
     let first = adjacent.first().copied().flatten()?;
     let is_short = |known: &Segment| known.runs > 1 && known.run_bytes < RUN_BYTES_WANTED;
-    let is_worth =
-        |known: &&Segment| !known.header.rewritten && (is_short(known) || is_sparse(known));
+    let is_worth = |known: &&Segment| {
+        !known.header.rewritten && (is_short(known) || is_sparse(known, marks(known)))
+    };
     if !is_worth(&first) {
         return None;
     }
@@ -197,7 +212,8 @@ async fn give_up(shared: &Arc<Shared>, segments: Vec<u64>) -> io::Result<()> {
 
 fn worth_shrinking(state: &State, sequence: u64) -> bool {
     let Some(known) = state.segments.get(&sequence) else { return false };
-    !known.header.rewritten || is_mostly_dead(known)
+    let marks = state.mark_bytes().get(&sequence).copied().unwrap_or_default();
+    !known.header.rewritten || is_sparse(known, marks)
 }
 
 /// Says, durably, that these segments may be missing. Gives back those of which that is so.

@@ -109,7 +109,8 @@ impl Shared {
         let room = self.room_for(machine.len()).await?;
         let frame = Frame::new(group, What::Checkpoint { applied }, machine.clone());
         let mut state = self.state.lock();
-        let checkpoint = Checkpoint { id: applied, place: None, state: Some(machine) };
+        let len = frame.head.len;
+        let checkpoint = Checkpoint { id: applied, len, place: None, state: Some(machine) };
         state.writable(group)?.add_checkpoint(checkpoint);
         let frames = vec![(state.ticket(), frame)];
         state.enqueue(Write { frames, dying: Dying::default(), done: None, room: Some(room) });

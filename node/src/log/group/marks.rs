@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::{Group, Place};
-use crate::log::frame::What;
+use crate::log::frame::{HEAD_BYTES, What};
 use crate::log::{EntryId, EntryKind};
 
 /// A value and where its newest durable frame lies.
@@ -28,6 +28,8 @@ pub(in crate::log) fn keep<T>(kept: &mut Option<Kept<T>>, value: T) {
 pub(in crate::log) struct Checkpoint {
     /// The last entry it covers.
     pub(in crate::log) id: EntryId,
+    /// Length of the state in bytes.
+    pub(in crate::log) len: u32,
     pub(in crate::log) place: Option<Place>,
     /// Until it is durable.
     pub(in crate::log) state: Option<Bytes>,
@@ -85,6 +87,19 @@ impl Group {
             add(What::Repair { id, kind: EntryKind::Blank }, Some(*place));
         }
         marks
+    }
+
+    /// Bytes of the marks' durable frames, and where they lie.
+    pub(in crate::log) fn mark_bytes(&self) -> impl Iterator<Item = (Place, u64)> {
+        let vote = self.vote.as_ref().map_or(0, |kept| kept.value.len() as u64);
+        let single = [
+            (self.purged.as_ref().and_then(|kept| kept.place), 0),
+            (self.vote.as_ref().and_then(|kept| kept.place), vote),
+            (self.committed.as_ref().and_then(|kept| kept.place), 0),
+        ];
+        let checkpoints = self.checkpoints.iter().map(|kept| (kept.place, u64::from(kept.len)));
+        let marks = single.into_iter().chain(checkpoints);
+        marks.filter_map(|(place, len)| Some((place?, len + HEAD_BYTES as u64)))
     }
 
     /// Frames were copied: their places change.

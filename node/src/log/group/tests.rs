@@ -33,7 +33,8 @@ fn part(range: std::ops::Range<u64>) -> Part {
 }
 
 fn checkpoint(term: u64, index: u64) -> Checkpoint {
-    Checkpoint { id: id(term, index), place: None, state: Some(Bytes::from_static(b"state")) }
+    let state = Some(Bytes::from_static(b"state"));
+    Checkpoint { id: id(term, index), len: 5, place: None, state }
 }
 
 /// Ten entries: two sealed segments of four, and two young ones.

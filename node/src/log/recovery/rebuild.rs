@@ -111,7 +111,8 @@ impl Rebuild {
                 self.committed = Some(Kept { value: committed, place: Some(place) });
             }
             What::Checkpoint { applied } => {
-                let kept = Checkpoint { id: applied, place: Some(place), state: None };
+                let (place, len) = (Some(place), head.len);
+                let kept = Checkpoint { id: applied, len, place, state: None };
                 self.checkpoints.insert(applied.index, kept);
             }
             What::Repair { id, .. } => {

@@ -3,9 +3,12 @@
 //! Invariants: `live_entries` is exact once nothing is dying; `live_bytes` is an estimate, and only
 //! decisions about when to rewrite hang on it.
 
+use std::collections::BTreeMap;
+
 use tristream_proto::domain::GroupId;
 
 use super::State;
+use crate::log::group::Group;
 use crate::log::segment::directory::{Directory, Part};
 use crate::log::segment::footer::{self, Trailer};
 use crate::log::segment::{HEADER_BYTES, Header};
@@ -135,6 +138,15 @@ impl State {
     pub(in crate::log) fn lives_in(&self, sequence: u64) -> bool {
         let Some(segment) = self.segments.get(&sequence) else { return false };
         segment.dying > 0 || self.groups.values().any(|group| group.lives_in(sequence))
+    }
+
+    /// Bytes of the marks that count, by segment.
+    pub(in crate::log) fn mark_bytes(&self) -> BTreeMap<u64, u64> {
+        let mut bytes = BTreeMap::<u64, u64>::new();
+        for (place, len) in self.groups.values().flat_map(Group::mark_bytes) {
+            *bytes.entry(place.segment).or_default() += len;
+        }
+        bytes
     }
 
     /// A segment got its durable footer. The directory is numbered.

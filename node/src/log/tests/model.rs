@@ -401,7 +401,8 @@ proptest! {
         pages in 3..16u64,
         tail_bytes in prop::sample::select(vec![0usize, 1000, 1 << 20]),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let mut bench = Bench::simulated();
             bench.config.segment_bytes = pages * 4096;
