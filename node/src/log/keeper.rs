@@ -10,6 +10,7 @@
 //! entries of older ones (`Shadow`) stays somewhere as long as an older segment has such entries.
 //! Never delays a commit.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -109,8 +110,12 @@ pub(super) fn plan(state: &State, done: &BTreeSet<u64>, config: &super::Config) 
             && !done.contains(&known.header.sequence)
     };
     let order = state.in_order();
-    let marks = state.mark_bytes();
-    let marks = |known: &Segment| marks.get(&known.header.sequence).copied().unwrap_or_default();
+    // All groups are looked at only if some segment is worth it.
+    let marks = OnceCell::new();
+    let marks = |known: &Segment| {
+        let marks = marks.get_or_init(|| state.mark_bytes());
+        marks.get(&known.header.sequence).copied().unwrap_or_default()
+    };
     let dead: Vec<&Segment> = order
         .iter()
         .filter_map(|sequence| state.segments.get(sequence).filter(ready))
@@ -125,7 +130,10 @@ pub(super) fn plan(state: &State, done: &BTreeSet<u64>, config: &super::Config) 
     }
     let adjacent: Vec<Option<&Segment>> =
         order.iter().map(|sequence| state.segments.get(sequence).filter(ready)).collect();
-    let mostly_dead = adjacent.iter().flatten().find(|known| is_mostly_dead(known, marks(known)));
+    let mostly_dead = adjacent
+        .iter()
+        .flatten()
+        .find(|known| is_mostly_dead(known, 0) && is_mostly_dead(known, marks(known)));
     if let Some(known) = mostly_dead {
         return Some(Step::Rewrite(vec![known.header.sequence]));
     }
@@ -166,7 +174,8 @@ fn gather(
     let first = adjacent.first().copied().flatten()?;
     let is_short = |known: &Segment| known.runs > 1 && known.run_bytes < RUN_BYTES_WANTED;
     let is_worth = |known: &&Segment| {
-        !known.header.rewritten && (is_short(known) || is_sparse(known, marks(known)))
+        !known.header.rewritten
+            && (is_short(known) || (is_sparse(known, 0) && is_sparse(known, marks(known))))
     };
     if !is_worth(&first) {
         return None;

@@ -15,10 +15,12 @@ use super::fetch::fetch_payload;
 use super::frame::{Frame, Head, What};
 use super::group::{Dying, Place};
 use super::scan::{Next, Scanner};
+use super::segment::directory::Position;
 use super::segment::footer::{Trailer, offset_of};
 use super::segment::{Directory, Header, footer, name};
 use super::state::{Done, Stage, State, Write, removed};
 use super::{Entry, EntryId, EntryKind, Faulty, Shared, writer};
+use crate::disk::File;
 
 impl Shared {
     /// An entry was not found intact at `place`; `head` if that much of it is. Notes it as faulty,
@@ -144,10 +146,7 @@ impl Shared {
         };
         let Some((header, trailer, len, last_batch)) = known else { return Ok(false) };
         let Some(file) = self.file(sequence)? else { return Ok(true) };
-        let intact = Trailer::read(&*file, &header).await? == Some(trailer)
-            && trailer.read_directory(&*file, &header).await?.is_some()
-            && trailer.table_is_intact(&*file, &header).await?;
-        if intact {
+        if is_intact(&*file, &header, trailer).await {
             return Ok(false);
         }
         let Some(directory) = self.scan_again(&header, len).await? else {
@@ -159,6 +158,23 @@ impl Shared {
         self.metrics.observe_footer_mended();
         tracing::warn!(segment = name(sequence), "damaged footer of a log segment made again");
         Ok(true)
+    }
+
+    /// Entries of a footer's table; where they cannot be read, that is mended first. `None`: they are to
+    /// be looked for again.
+    pub(super) async fn positions(
+        &self,
+        file: &dyn File,
+        segment: u64,
+        trailer: &Trailer,
+        at: u64,
+        count: u64,
+    ) -> io::Result<Option<Vec<Position>>> {
+        match trailer.read_positions(file, at, count).await {
+            Ok(positions) => Ok(Some(positions)),
+            Err(_) if self.mend_footer(segment).await? => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What the blocks of a segment say; `None` when any of them is lost.
@@ -199,6 +215,13 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Whether a footer is as it was written. What cannot be read is not.
+async fn is_intact(file: &dyn File, header: &Header, trailer: Trailer) -> bool {
+    let same = Trailer::read(file, header).await.is_ok_and(|found| found == Some(trailer));
+    let directory = trailer.read_directory(file, header).await.is_ok_and(|found| found.is_some());
+    same && directory && trailer.table_is_intact(file, header).await.unwrap_or(false)
 }
 
 /// Whether the index says that this entry lies there.

@@ -132,7 +132,9 @@ impl Shared {
             }
             Chunk::Run { segment, salt, trailer, table_at, ids } => {
                 let Some(file) = self.file(segment)? else { return Ok(true) };
-                let positions = trailer.read_positions(&*file, table_at, ids.len() as u64).await?;
+                let count = ids.len() as u64;
+                let found = self.positions(&*file, segment, &trailer, table_at, count).await?;
+                let Some(positions) = found else { return Ok(true) };
                 drop(file);
                 let place = |(id, position): (EntryId, Position)| {
                     (id, Wanted { offset: offset_of(position), len: position.len })

@@ -67,7 +67,16 @@ async fn segment(shared: &Arc<Shared>, sequence: u64, pace: &mut Pace) -> io::Re
     let mut scanner = Scanner::new(file, header, len);
     while scanner.at < len {
         let before = scanner.at;
-        match scanner.next().await? {
+        let next = match scanner.next().await {
+            Ok(next) => next,
+            Err(error) => {
+                // It cannot be read: each entry by itself may tell which of them.
+                shared.check_entries(sequence, 0, u64::MAX).await?;
+                carry_marks(shared, sequence).await?;
+                return Err(error);
+            }
+        };
+        match next {
             Next::Block(block) => check(shared, sequence, &block).await?,
             Next::Nothing | Next::Torn => {
                 let behind = scanner.skip_damage().await?;
