@@ -192,6 +192,12 @@ impl Cluster {
         self.seats[seat].running.as_ref().expect("the node runs").node.clone()
     }
 
+    /// Tasks of the running node that have not ended.
+    pub fn tasks_alive(&self, seat: usize) -> usize {
+        let running = self.seats[seat].running.as_ref().expect("the node runs");
+        running.runtime.metrics().num_alive_tasks()
+    }
+
     /// Waits until these nodes serve.
     pub async fn wait_ready(&self, seats: &[usize]) -> anyhow::Result<()> {
         for &seat in seats {

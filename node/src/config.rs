@@ -50,6 +50,13 @@ pub struct Config {
     /// default: 600).
     #[serde(default = "on_demand_window_seconds_default")]
     pub on_demand_window_seconds: u64,
+    /// Whether faults may be imposed on messages between nodes (docs/testing.md). For tests. Default: no.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub enable_faults: bool,
+    /// What must be shown to impose faults from another machine; without it only this one may. At least 16
+    /// characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault_token: Option<String>,
     /// All three nodes, this one too, as the others reach them.
     pub nodes: Vec<NodeAddress>,
 }
@@ -106,6 +113,11 @@ pub struct Log {
     pub rewrite_bytes_per_second: u64,
     /// How fast what is stored is read again, to look for damage. 0: not at all.
     pub scrub_bytes_per_second: u64,
+    /// Bytes of the disk that are kept free of records, for votes, metadata, trims and deletes: with
+    /// less free, puts are refused. 0 keeps nothing. Default: 5 % of the disk or 1 GiB, whichever is
+    /// more, but at most a quarter of it, and at least two segments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve_bytes: Option<u64>,
 }
 
 impl Default for Log {
@@ -116,6 +128,7 @@ impl Default for Log {
             queue_bytes: 64 << 20,
             rewrite_bytes_per_second: 64 << 20,
             scrub_bytes_per_second: 8 << 20,
+            reserve_bytes: None,
         }
     }
 }
@@ -134,6 +147,10 @@ fn iterator_seconds_default() -> u64 {
 
 fn yes() -> bool {
     true
+}
+
+fn is_no(what: &bool) -> bool {
+    !what
 }
 
 fn on_demand_window_seconds_default() -> u64 {
@@ -186,6 +203,9 @@ impl Config {
         }
         if self.log.segment_bytes > 16 << 30 {
             bail!("log.segment_bytes must be at most 16 GiB");
+        }
+        if self.fault_token.as_ref().is_some_and(|token| token.len() < 16) {
+            bail!("fault_token must have at least 16 characters");
         }
         Ok(())
     }

@@ -36,6 +36,8 @@ pub enum Refusal {
     Unknown,
     /// This node does not lead.
     NotLeader,
+    /// The disk of a replica is nearly full.
+    StorageFull,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -57,6 +59,11 @@ struct DemandStep {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct SegmentKind {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Fault {
+    fault: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -114,6 +121,15 @@ pub struct Metrics {
     queue_depth: Family<Queue, Gauge>,
     on_demand_steps: Family<DemandStep, Counter>,
     hot_keys: Gauge,
+    trims: Counter,
+    purges: Counter,
+    trimming_paused: Gauge,
+    disk_free: Gauge,
+    disk_reserve: Gauge,
+    disk_low: Gauge,
+    faults_on: Family<Fault, Gauge>,
+    faults: Family<Fault, Counter>,
+    fault_hits: Family<Fault, Counter>,
 }
 
 impl Default for Metrics {
@@ -174,6 +190,15 @@ impl Metrics {
             queue_depth: Family::default(),
             on_demand_steps: Family::default(),
             hot_keys: Gauge::default(),
+            trims: Counter::default(),
+            purges: Counter::default(),
+            trimming_paused: Gauge::default(),
+            disk_free: Gauge::default(),
+            disk_reserve: Gauge::default(),
+            disk_low: Gauge::default(),
+            faults_on: Family::default(),
+            faults: Family::default(),
+            fault_hits: Family::default(),
         };
         metrics.register();
         metrics
@@ -247,6 +272,13 @@ impl Metrics {
         r.register("led_groups", "Raft groups led from here", self.led_groups.clone());
         r.register("term", "Current term of a group", self.terms.clone());
         r.register("elections", "Leaderships won here", self.elections.clone());
+        r.register("trims", "Times that records expired in a shard led here", self.trims.clone());
+        r.register("purges", "Times that a group's log was purged here", self.purges.clone());
+        r.register(
+            "trimming_paused",
+            "Shards led here whose records expire and stay, for clocks disagree",
+            self.trimming_paused.clone(),
+        );
         r.register("reshards", "Splits and merges published from here", self.reshards.clone());
         r.register_with_unit(
             "reshard_step",
@@ -279,6 +311,32 @@ impl Metrics {
             "hot_keys",
             "Shards on demand with more load on one key than a split can help, as the metadata leader sees it",
             self.hot_keys.clone(),
+        );
+        self.register_disk(r);
+        self.register_faults(r);
+    }
+
+    fn register_disk(&self, r: &mut Registry) {
+        r.register("disk_free_bytes", "Bytes free on the log's disk", self.disk_free.clone());
+        r.register(
+            "disk_reserve_bytes",
+            "Bytes of the log's disk that are kept free of records",
+            self.disk_reserve.clone(),
+        );
+        r.register(
+            "disk_low",
+            "1 while puts are refused because this disk is nearly full",
+            self.disk_low.clone(),
+        );
+    }
+
+    fn register_faults(&self, r: &mut Registry) {
+        r.register("faults_on", "Faults between nodes that are on here", self.faults_on.clone());
+        r.register("faults", "Faults between nodes imposed here", self.faults.clone());
+        r.register(
+            "fault_hits",
+            "Messages and connections held, delayed or lost by faults imposed here",
+            self.fault_hits.clone(),
         );
     }
 
@@ -481,6 +539,21 @@ impl Metrics {
         self.reshard_pause_seconds.observe(pause.as_secs_f64());
     }
 
+    /// Records of a shard led here expired.
+    pub fn observe_trim(&self) {
+        self.trims.inc();
+    }
+
+    /// A group's log was purged here.
+    pub fn observe_purge(&self) {
+        self.purges.inc();
+    }
+
+    /// Shards led here that are due to be trimmed, and are not because clocks disagree.
+    pub fn set_trimming_paused(&self, shards: usize) {
+        self.trimming_paused.set(shards as i64);
+    }
+
     /// Groups open and led here.
     pub fn set_groups(&self, open: usize, led: usize) {
         self.groups.set(open as i64);
@@ -510,9 +583,31 @@ impl Metrics {
         self.on_demand_steps.get_or_create(&DemandStep { step }).inc();
     }
 
+    /// A fault was imposed from outside.
+    pub fn observe_fault(&self, fault: &'static str) {
+        self.faults.get_or_create(&Fault { fault }).inc();
+    }
+
+    /// A fault met a message or a connection.
+    pub fn observe_fault_hit(&self, fault: &'static str) {
+        self.fault_hits.get_or_create(&Fault { fault }).inc();
+    }
+
+    /// So many faults of a kind are on.
+    pub fn set_faults(&self, fault: &'static str, count: usize) {
+        self.faults_on.get_or_create(&Fault { fault }).set(count as i64);
+    }
+
     /// Shards whose load is on one key. Zero where this node does not lead the metadata.
     pub fn set_hot_keys(&self, shards: usize) {
         self.hot_keys.set(shards as i64);
+    }
+
+    /// Room of the log's disk.
+    pub fn set_disk(&self, free_bytes: u64, reserve_bytes: u64, is_low: bool) {
+        self.disk_free.set(free_bytes as i64);
+        self.disk_reserve.set(reserve_bytes as i64);
+        self.disk_low.set(i64::from(is_low));
     }
 
     /// What waits in a queue now.

@@ -13,7 +13,7 @@ pub mod ranges_tile;
 
 use std::fmt;
 
-use crate::history::History;
+use crate::history::{History, Position, RecordId};
 
 /// Breaches that are told in words; further ones are only counted.
 const TOLD_MAX: usize = 10;
@@ -29,19 +29,60 @@ pub struct Verdict {
     pub broken: u64,
     /// The first few breaches in words.
     pub told: Vec<String>,
+    /// What each of these is about.
+    pub about: Vec<About>,
+    /// Facts that could not be judged: a recording does not tell what it takes.
+    pub unjudged: u64,
+}
+
+/// What a breach is about: where to look in the history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// The records.
+    pub records: Vec<RecordId>,
+    /// The places.
+    pub places: Vec<Position>,
+    /// The reader.
+    pub reader: Option<&'static str>,
+}
+
+impl About {
+    fn record(id: RecordId) -> About {
+        About { records: vec![id], ..About::default() }
+    }
+
+    fn place(place: &Position) -> About {
+        About::default().at(place)
+    }
+
+    fn at(mut self, place: &Position) -> About {
+        self.places.push(place.clone());
+        self
+    }
+
+    fn by(self, reader: &'static str) -> About {
+        About { reader: Some(reader), ..self }
+    }
 }
 
 impl Verdict {
     fn new(promise: &'static str) -> Verdict {
-        Verdict { promise, checked: 0, broken: 0, told: Vec::new() }
+        let (told, about) = (Vec::new(), Vec::new());
+        Verdict { promise, checked: 0, broken: 0, told, about, unjudged: 0 }
     }
 
     fn check(&mut self, holds: bool, tell: impl FnOnce() -> String) {
+        self.check_about(holds, || (About::default(), tell()));
+    }
+
+    fn check_about(&mut self, holds: bool, tell: impl FnOnce() -> (About, String)) {
         self.checked += 1;
         if !holds {
             self.broken += 1;
             if self.told.len() < TOLD_MAX {
-                self.told.push(tell());
+                let (about, words) = tell();
+                self.told.push(words);
+                self.about.push(about);
             }
         }
     }

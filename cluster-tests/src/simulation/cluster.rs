@@ -531,6 +531,8 @@ impl Place {
             deduplicate: true,
             retention_override_seconds: None,
             on_demand_window_seconds: 600,
+            enable_faults: false,
+            fault_token: None,
             nodes: (0..3).map(address).collect(),
         }
     }

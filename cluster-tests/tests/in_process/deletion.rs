@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tristream_client::domain::StreamName;
 use tristream_client::{Client, Options};
+use tristream_cluster_tests::admin;
 use tristream_cluster_tests::in_process::load::put;
 use tristream_cluster_tests::in_process::reading::{kinesis, read_all};
 use tristream_cluster_tests::in_process::{Cluster, Storage, wait_until};
@@ -22,15 +23,8 @@ fn log_bytes(cluster: &Cluster, seat: usize) -> u64 {
 }
 
 /// Groups open on a node, as its own metrics count them.
-async fn groups_open(cluster: &Cluster, seat: usize) -> Option<u64> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut to = tokio::net::TcpStream::connect(cluster.kinesis(seat)).await.ok()?;
-    let ask = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    to.write_all(ask).await.ok()?;
-    let mut text = String::new();
-    to.read_to_string(&mut text).await.ok()?;
-    let line = text.lines().find(|line| line.starts_with("tristream_groups "))?;
-    line.rsplit(' ').next()?.parse().ok()
+async fn groups_open(cluster: &Cluster, seat: usize) -> Option<f64> {
+    admin::metric(cluster.kinesis(seat), "tristream_groups").await.ok()
 }
 
 async fn gone(client: &Client) -> anyhow::Result<()> {
@@ -84,7 +78,7 @@ async fn a_deleted_stream_is_gone_everywhere_and_a_new_one_of_its_name_is_empty(
     gone(&client).await?;
     for &seat in &rest {
         wait_until("only the metadata group is open", async || {
-            groups_open(&cluster, seat).await == Some(1)
+            groups_open(&cluster, seat).await == Some(1.0)
         })
         .await?;
         wait_until("the log has shrunk", async || log_bytes(&cluster, seat) < 4 << 20).await?;
@@ -96,7 +90,7 @@ async fn a_deleted_stream_is_gone_everywhere_and_a_new_one_of_its_name_is_empty(
     // It returns, and throws away what nobody has any more.
     cluster.run(away).await?;
     cluster.wait_ready(&[away]).await?;
-    wait_until("the orphans are gone", async || groups_open(&cluster, away).await == Some(1))
+    wait_until("the orphans are gone", async || groups_open(&cluster, away).await == Some(1.0))
         .await?;
     wait_until("its log has shrunk", async || log_bytes(&cluster, away) < 4 << 20).await?;
 

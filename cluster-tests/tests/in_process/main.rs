@@ -3,8 +3,10 @@
 
 mod deletion;
 mod durability;
+mod full_disk;
 mod overload;
 mod partition;
 mod refusals;
 mod resharding;
 mod restart;
+mod retention;

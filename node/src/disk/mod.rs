@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod contract;
 mod real;
+mod room;
 mod simulated;
 
 use std::io;
@@ -16,7 +17,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use real::RealDisk;
-pub use simulated::{Damage, SimulatedDisk};
+pub use room::{Reserve, Room, Storage};
+pub use simulated::{Call, Damage, Flip, Lasting, SimulatedDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use tristream_proto::domain::{GroupId, TokenKey};
 use super::readiness;
 use crate::api::Api;
 use crate::config::Config;
+use crate::disk::Reserve;
 use crate::founding::{self, SelfPortrait};
 use crate::identity::{Folder, Founding, Identity};
 use crate::log::{self, Log};
@@ -20,6 +21,7 @@ use crate::net::{self, Peers};
 use crate::placement;
 use crate::raft::{self, Groups, Inbound};
 use crate::reshard;
+use crate::retention;
 use crate::roster::{Member, Roster};
 use crate::router::Router;
 use crate::rpc;
@@ -107,6 +109,7 @@ impl Boot {
             self.tasks.clone(),
             self.metrics.clone(),
         )?;
+        self.watch_room(&groups);
         let fresh = log.group(GroupId::META).state().last.is_none();
         // From here on a stop must close what is open.
         let _ = self.floors.set(Floors { groups: groups.clone(), log });
@@ -160,6 +163,15 @@ impl Boot {
             },
             &self.tasks,
         );
+        retention::start(
+            retention::Parts {
+                router: router.clone(),
+                metadata: metadata.clone(),
+                metrics: self.metrics.clone(),
+                kept_override: self.config.retention_override_seconds.map(Duration::from_secs),
+            },
+            &self.tasks,
+        );
         let api = Api {
             token_key: TokenKey::derived_from(&router.roster().cluster),
             streams: Arc::new(router),
@@ -177,10 +189,21 @@ impl Boot {
         Ok(())
     }
 
+    fn watch_room(&self, groups: &Groups) {
+        let log = &self.config.log;
+        let reserve = Reserve { configured: log.reserve_bytes, segment_bytes: log.segment_bytes };
+        let (disk, metrics) = (self.world.disk.clone(), self.metrics.clone());
+        groups.room().watch(disk, log_dir(&self.config), reserve, &self.tasks, metrics);
+    }
+
     async fn join(&mut self) -> anyhow::Result<Founding> {
         let others = self.config.nodes.iter().filter(|node| node.az != self.config.az);
         let others = others
-            .map(|node| Ok((node.az.clone(), net::channel(&self.world.net, &node.peer, 1 << 16)?)))
+            .map(|node| {
+                let channel =
+                    net::peer_channel(&self.world.net, &self.config.az, &node.peer, 1 << 16)?;
+                Ok((node.az.clone(), channel))
+            })
             .collect::<anyhow::Result<Vec<_>>>()?;
         founding::join_or_found(&self.folder, &self.portrait, &others, &*self.world.entropy).await
     }

@@ -17,6 +17,7 @@ use tristream_proto::domain::{GroupId, NodeId};
 use super::state_machine::{Shared, StateMachine};
 use super::types::{Command, LeaderId, Types};
 use super::{Leadership, Machine, ProposeError, Status};
+use crate::disk::Room;
 use crate::log::{Entry, EntryId, GroupLog};
 
 pub(super) type Raft<M> = openraft::Raft<Types, StateMachine<M>>;
@@ -35,6 +36,7 @@ pub(super) struct Inner<M: Machine> {
     pub(super) leadership: watch::Sender<Leadership>,
     /// A leader whose majority was silent for longer may have been replaced.
     pub(super) lease: Duration,
+    pub(super) room: Room,
 }
 
 impl<M: Machine> Clone for Group<M> {
@@ -132,7 +134,14 @@ impl<M: Machine> Group<M> {
     pub fn in_touch(&self) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= self.inner.lease)
+        // openraft notes no time for a leader that is the majority by itself.
+        metrics.membership_config.voter_ids().count() == 1
+            || metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= self.inner.lease)
+    }
+
+    /// Why the replicas' disks have no room for more records, when one has none.
+    pub fn no_room(&self) -> Option<String> {
+        self.inner.room.refusal()
     }
 
     /// Runs `look` on the machine's current state. It must be quick: the group waits for it.
@@ -144,6 +153,65 @@ impl<M: Machine> Group<M> {
     /// depends. It must be quick, too.
     pub fn amend<T>(&self, change: impl FnOnce(&mut M) -> T) -> T {
         change(&mut self.inner.shared.machine.lock())
+    }
+}
+
+impl<M: Machine> Group<M> {
+    /// Everything up to here was purged from the local log.
+    pub fn purged(&self) -> Option<u64> {
+        self.inner.log.state().purged.map(|purged| purged.index)
+    }
+
+    /// The last entry that the newest checkpoint in the local log covers.
+    pub fn checkpointed(&self) -> Option<u64> {
+        self.inner.log.state().checkpoint.map(|id| id.index)
+    }
+
+    /// Checkpoints the state as of the newest applied entry into the local log, on this node only. Does
+    /// nothing when the newest checkpoint is as new.
+    ///
+    /// # Errors
+    /// The group has stopped, or the log has. Trying again is safe.
+    pub async fn checkpoint(&self) -> io::Result<()> {
+        let done = self.inner.raft.with_state_machine(|driver: &mut StateMachine<M>| {
+            Box::pin(async move { driver.checkpoint_now().await })
+        });
+        done.await.map_err(io::Error::other)?
+    }
+
+    /// Purges the local log up to the newest checkpoint at or below what the machine says is trimmed.
+    /// Answers up to where it will be purged; `None` when there is nothing to purge. On a leader it may be
+    /// done later, when no replica is being fed with what is to go.
+    ///
+    /// # Errors
+    /// The group has stopped, or gave no answer within `deadline`. Trying again is safe.
+    pub async fn purge_trimmed(&self, deadline: Duration) -> io::Result<Option<u64>> {
+        let Inner { raft, log, shared, .. } = &*self.inner;
+        let purgeable = shared.machine.lock().purgeable();
+        let Some(upto) = super::snapshot::choose(log, purgeable).map(|id| id.index) else {
+            return Ok(None);
+        };
+        if log.state().purged.is_some_and(|purged| purged.index >= upto) {
+            return Ok(None);
+        }
+        // openraft purges only what a snapshot holds; ours is the checkpoint itself, so that a replica
+        // that needs it gets all entries that are retained, too.
+        let mut metrics = raft.data_metrics();
+        let built = |now: &openraft::metrics::RaftDataMetrics<Types>| {
+            now.snapshot.as_ref().map(|id| id.index())
+        };
+        if built(&metrics.borrow_watched()) < Some(upto) {
+            raft.trigger().snapshot().await.map_err(io::Error::other)?;
+        }
+        let built = async {
+            while built(&metrics.borrow_watched()) < Some(upto) {
+                metrics.changed().await.map_err(io::Error::other)?;
+            }
+            Ok::<(), io::Error>(())
+        };
+        tokio::time::timeout(deadline, built).await??;
+        raft.trigger().purge_log(upto).await.map_err(io::Error::other)?;
+        Ok(Some(upto))
     }
 }
 
@@ -178,6 +246,7 @@ impl<M: Machine> Inner<M> {
             last_index: metrics.last_log_index,
             committed: metrics.local_committed.as_ref().map(|id| id.index()),
             applied: metrics.last_applied.as_ref().map(|id| id.index()),
+            purged: metrics.purged.as_ref().map(|id| id.index()),
             matched: matched
                 .map(|(node, id)| (NodeId(*node), id.as_ref().map(|id| id.index())))
                 .collect(),

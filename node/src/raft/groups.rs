@@ -24,9 +24,11 @@ use super::convert::{self, Appended};
 use super::group::{self, Group, Inner};
 use super::log_store::LogStore;
 use super::network::{Connection, Factory, Transport};
+use super::snapshot::SnapshotOf;
 use super::state_machine::StateMachine;
 use super::types::{RaftVote, Types};
 use super::{Leadership, Machine, Status};
+use crate::disk::Room;
 use crate::entropy::Entropy;
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -36,6 +38,9 @@ use crate::tasks::{Kind, Tasks};
 
 /// How long a survivor's answer about its log is waited for.
 const COMPARE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long a replica may take to receive and install a checkpoint.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Times of every group.
 #[derive(Clone, Debug)]
@@ -55,8 +60,10 @@ impl Config {
             heartbeat_interval: self.heartbeat.as_millis() as u64,
             election_timeout_min: self.election_timeout_min.as_millis() as u64,
             election_timeout_max: self.election_timeout_max.as_millis() as u64,
-            // The log is the shard: it is kept until retention trims it, never snapshotted away.
+            // The log is the shard: it is kept until retention trims it, never snapshotted away. Purges
+            // are asked for (`Group::purge_trimmed`).
             snapshot_policy: SnapshotPolicy::Never,
+            install_snapshot_timeout: SNAPSHOT_TIMEOUT.as_millis() as u64,
             max_in_snapshot_log_to_keep: u64::MAX >> 1,
             replication_lag_threshold: u64::MAX >> 1,
             max_payload_entries: 256,
@@ -88,6 +95,7 @@ struct Registry {
     peers: Peers,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    room: Room,
     /// Peers about which it is being found out whether they are gone.
     investigated: Mutex<BTreeSet<NodeId>>,
     open: RwLock<BTreeMap<GroupId, Arc<dyn Peer>>>,
@@ -115,6 +123,11 @@ pub(super) trait Peer: Send + Sync {
         &self,
         request: TransferLeaderRequest<Types>,
     ) -> BoxFuture<'_, Result<bool, String>>;
+    fn install_snapshot(
+        &self,
+        vote: RaftVote,
+        snapshot: SnapshotOf,
+    ) -> BoxFuture<'_, Result<RaftVote, String>>;
     fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>>;
     fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>>;
     fn campaign(&self) -> BoxFuture<'_, Result<(), String>>;
@@ -136,7 +149,8 @@ impl Groups {
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Groups> {
-        let transport = Transport::new(peers, roster, entropy.u64(), &tasks);
+        let room = Room::new();
+        let transport = Transport::new(peers, roster, entropy.u64(), &room, &tasks);
         let groups = Groups {
             inner: Arc::new(Registry {
                 config: config.openraft()?,
@@ -146,6 +160,7 @@ impl Groups {
                 peers: peers.clone(),
                 tasks,
                 metrics,
+                room,
                 investigated: Mutex::default(),
                 open: RwLock::default(),
             }),
@@ -177,6 +192,7 @@ impl Groups {
             shared,
             leadership: watch::channel(Leadership::default()).0,
             lease: Duration::from_millis(registry.config.election_timeout_max),
+            room: registry.room.clone(),
         });
         self.spawn_leadership(&inner);
         registry.open.write().insert(id, inner.clone());
@@ -235,6 +251,11 @@ impl Groups {
     /// Asks `to` to take over leadership of `id`, when this node leads.
     pub async fn hand_over(&self, id: GroupId, to: NodeId) -> anyhow::Result<()> {
         self.get(id)?.hand_over(to.0).await.map_err(anyhow::Error::msg)
+    }
+
+    /// Room for records, here and on the peers that answer.
+    pub fn room(&self) -> &Room {
+        &self.inner.room
     }
 
     /// Status of an open group of whatever kind.
@@ -419,6 +440,17 @@ impl<M: Machine> Peer for Inner<M> {
         Box::pin(async move {
             let answer = self.raft.handle_transfer_leader(request).await;
             answer.map(|answer| answer.is_ok()).map_err(|e| e.to_string())
+        })
+    }
+
+    fn install_snapshot(
+        &self,
+        vote: RaftVote,
+        snapshot: SnapshotOf,
+    ) -> BoxFuture<'_, Result<RaftVote, String>> {
+        Box::pin(async move {
+            let answer = self.raft.install_full_snapshot(vote, snapshot).await;
+            answer.map(|answer| answer.vote).map_err(|e| e.to_string())
         })
     }
 

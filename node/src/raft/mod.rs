@@ -20,6 +20,7 @@ mod liveness;
 mod log_store;
 mod network;
 mod peer_stream;
+mod snapshot;
 mod state_machine;
 mod types;
 
@@ -72,6 +73,12 @@ pub trait Machine: Send + 'static {
     fn checkpoint_every_bytes(&self) -> u64 {
         16 << 20
     }
+
+    /// The last entry that nobody needs any more; `None` when every one is. The log is purged up to the
+    /// newest checkpoint that is no further.
+    fn purgeable(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A machine cannot go on: an unknown command, or a damaged checkpoint.
@@ -111,6 +118,8 @@ pub struct Status {
     pub committed: Option<u64>,
     /// Newest entry applied here.
     pub applied: Option<u64>,
+    /// Everything up to here was purged from the local log.
+    pub purged: Option<u64>,
     /// On the leader: how far each replica is known to have the log. Empty elsewhere.
     pub matched: Vec<(NodeId, Option<u64>)>,
     /// Milliseconds since a quorum last answered; on the leader only.

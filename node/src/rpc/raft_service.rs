@@ -59,6 +59,13 @@ impl Raft for RaftService {
         Ok(Response::new(self.inbound()?.pre_vote(request.into_inner()).await?))
     }
 
+    async fn install_snapshot(
+        &self,
+        request: Request<wire::GroupSnapshot>,
+    ) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        Ok(Response::new(self.inbound()?.install_snapshot(request.into_inner()).await?))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<wire::GroupTransfer>,

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Invariant: indexes rise and arrivals never fall; records are stored only while the shard is
-//! open, whatever its log holds; the state is a function of the applied entries. Pure: no clock, no
-//! randomness, no I/O. Must not know who proposed, or who reads.
+//! open, whatever its log holds; what was trimmed stays so; the state is a function of the applied
+//! entries. Pure: no clock, no randomness, no I/O. Must not know who proposed, or who reads.
 
 mod checkpoint;
 
@@ -49,6 +49,8 @@ pub(super) enum Outcome {
     Sealed(Sealed),
     /// What a child has now.
     Inherited(Inherited),
+    /// Records up to this entry are gone, by this command or an earlier one.
+    Trimmed(u64),
     /// Nothing: the shard was not open.
     NoEffect(Closed),
 }
@@ -109,6 +111,8 @@ pub(super) struct ShardMachine {
     /// Of each parent, the entry up to which its window is here.
     parents: Vec<(ShardId, u64)>,
     sealed: Option<Sealed>,
+    /// The last entry that no reader is shown any more.
+    trimmed: Option<u64>,
     window: Window,
 }
 
@@ -126,6 +130,7 @@ impl ShardMachine {
             opened: shard.parents.is_empty().then_some(root),
             parents: shard.parents.iter().map(|&parent| (parent, 0)).collect(),
             sealed: None,
+            trimmed: None,
             window: Window::default(),
         }
     }
@@ -159,6 +164,21 @@ impl ShardMachine {
     /// How the shard ended, once it has.
     pub(super) fn sealed(&self) -> Option<Sealed> {
         self.sealed
+    }
+
+    /// The newest record's entry and stamp.
+    pub(super) fn newest(&self) -> Option<(u64, Timestamp)> {
+        self.newest.map(|newest| (newest.first.position().index, newest.arrival))
+    }
+
+    /// The last entry that no reader is shown any more.
+    pub(super) fn trimmed(&self) -> Option<u64> {
+        self.trimmed
+    }
+
+    /// The newest applied entry.
+    pub(super) fn applied_index(&self) -> Option<u64> {
+        self.applied.map(|applied| applied.index)
     }
 
     /// Why the shard takes no records, when it takes none.
@@ -252,6 +272,13 @@ impl ShardMachine {
         Ok(self.inherited())
     }
 
+    /// Never goes back, and reaches no entry to come: its leader may have proposed it long ago.
+    fn trim(&mut self, at: EntryId, upto: u64) -> Outcome {
+        let upto = upto.min(at.index.saturating_sub(1)).max(self.trimmed.unwrap_or(0));
+        self.trimmed = Some(upto);
+        Outcome::Trimmed(upto)
+    }
+
     /// A part that leaves a gap is not taken, nor one that brings nothing new.
     fn take_part(&mut self, at: EntryId, part: &WindowPart, rows: Rows) {
         let parent = self.parents.iter_mut().find(|(parent, _)| *parent == part.parent);
@@ -292,6 +319,8 @@ impl Machine for ShardMachine {
             }
             (Outline::Seal { .. }, None) => Outcome::NoEffect(Closed::Waiting),
             (Outline::Inherit, _) => Outcome::Inherited(self.inherit(at, command)?),
+            (Outline::Trim { upto }, Some(_)) => self.trim(at, upto),
+            (Outline::Trim { .. }, None) => Outcome::NoEffect(Closed::Waiting),
         };
         self.step(at);
         Ok(Reply { outcome, forgotten: self.window.evict(self.last_arrival) })
@@ -312,6 +341,13 @@ impl Machine for ShardMachine {
 
     fn checkpoint_every_bytes(&self) -> u64 {
         CHECKPOINT_BYTES_MIN.max(self.window.bytes() as u64 * LOG_PER_WINDOW)
+    }
+
+    /// Once all records are trimmed, nobody needs anything that is applied.
+    fn purgeable(&self) -> Option<u64> {
+        let trimmed = self.trimmed?;
+        let keeps_any = self.newest().is_some_and(|(newest, _)| newest > trimmed);
+        if keeps_any { Some(trimmed) } else { self.applied_index() }
     }
 }
 

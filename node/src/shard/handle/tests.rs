@@ -1,7 +1,10 @@
 //! Shards of real groups with one member, on a simulated disk: a whole handover, and after a
 //! restart.
 
+mod trimming;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tristream_proto::domain::{GroupId, NodeId, ShardId, Timestamp};
 
@@ -22,11 +25,12 @@ const LONG: Duration = Duration::from_secs(60);
 /// In milliseconds: a little after the shards' creation.
 const NOW: u64 = 1_790_000_005_000;
 
-struct FixedClock;
+/// Stands still until it is set.
+struct StillClock(AtomicU64);
 
-impl Clock for FixedClock {
+impl Clock for StillClock {
     fn now(&self) -> Timestamp {
-        Timestamp(NOW)
+        Timestamp(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -36,6 +40,7 @@ struct Bench {
     tasks: Tasks,
     groups: Groups,
     shards: Shards,
+    clock: Arc<StillClock>,
 }
 
 async fn bench(disk: SimulatedDisk) -> Bench {
@@ -67,15 +72,16 @@ async fn bench(disk: SimulatedDisk) -> Bench {
     let groups =
         Groups::new(&config, of_log, &peers, &roster, &OsEntropy, of_tasks, metrics.clone());
     let groups = groups.expect("groups");
+    let clock = Arc::new(StillClock(AtomicU64::new(NOW)));
     let shards = Shards::new(
         groups.clone(),
         ME,
-        Arc::new(FixedClock),
+        clock.clone(),
         tasks.clone(),
         metrics,
         Duration::from_secs(600),
     );
-    Bench { disk, log, tasks, groups, shards }
+    Bench { disk, log, tasks, groups, shards, clock }
 }
 
 impl Bench {
