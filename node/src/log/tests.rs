@@ -5,8 +5,10 @@ mod checkpoints;
 mod crashes;
 mod faults;
 mod model;
+mod rot;
 mod space;
 mod stamps;
+mod trouble;
 
 use super::state::Stage;
 use super::*;

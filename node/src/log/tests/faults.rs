@@ -25,11 +25,11 @@ async fn sealed_log(bench: &mut Bench, count: u64) -> Log {
 }
 
 /// Where an entry's head lies.
-async fn place_of(log: &Log, index: u64) -> Place {
+pub(super) async fn place_of(log: &Log, group: GroupId, index: u64) -> Place {
     let (place, run) = {
         let state = log.shared.state.lock();
-        let group = &state.groups[&GROUP];
-        (group.place(index), group.run(index).copied())
+        let known = &state.groups[&group];
+        (known.place(index), known.run(index).copied())
     };
     if let Some(place) = place {
         return place;
@@ -57,7 +57,7 @@ async fn rot_is_an_error_of_the_read_not_wrong_data_wherever_it_is() {
     let group = log.group(GROUP);
     let whole: Vec<Entry> = (0..20).map(|index| large(1, index)).collect();
     for index in [1, 19] {
-        let place = place_of(&log, index).await;
+        let place = place_of(&log, GROUP, index).await;
         for at in (0..PAYLOAD_AT + 1000).step_by(13) {
             flip(&bench, place.segment, place.offset + at);
             let error = group.read(index..20, usize::MAX).await.unwrap_err();
@@ -83,7 +83,7 @@ async fn a_repaired_entry_is_read_again_and_stays_so() {
     let group = log.group(GROUP);
     // One with its head, one without, one in a segment that is not sealed.
     for (index, at) in [(2, PAYLOAD_AT + 5), (5, 9), (19, PAYLOAD_AT)] {
-        let place = place_of(&log, index).await;
+        let place = place_of(&log, GROUP, index).await;
         flip(&bench, place.segment, place.offset + at);
         assert!(group.read(index..20, 1).await.is_err());
     }
@@ -116,7 +116,7 @@ async fn a_repair_goes_with_its_entry_and_outlives_its_segment() {
     let log = sealed_log(&mut bench, 20).await;
     let group = log.group(GROUP);
     for index in [2, 6] {
-        let place = place_of(&log, index).await;
+        let place = place_of(&log, GROUP, index).await;
         flip(&bench, place.segment, place.offset + PAYLOAD_AT);
         assert!(group.read(index..20, 1).await.is_err());
         group.repair(large(1, index)).await.unwrap();
@@ -178,8 +178,8 @@ async fn scrubbing_finds_damage_before_a_reader_does() {
     scrub::pass(&log.shared).await;
     assert_eq!(log.faulty(), []);
     // A payload; a head; a block's header; a footer; the vote; a checkpoint.
-    let (payload, head) = (place_of(&log, 1).await, place_of(&log, 4).await);
-    let header = place_of(&log, 9).await;
+    let (payload, head) = (place_of(&log, GROUP, 1).await, place_of(&log, GROUP, 4).await);
+    let header = place_of(&log, GROUP, 9).await;
     flip(&bench, payload.segment, payload.offset + PAYLOAD_AT + 7);
     flip(&bench, head.segment, head.offset + 3);
     flip(&bench, header.segment, header.offset - 60);
