@@ -129,7 +129,9 @@ impl Shared {
         let mut state = self.state.lock();
         let Some(known) = state.groups.get_mut(&group) else { return true };
         let before = known.checkpoints.len();
-        known.checkpoints.retain(|kept| kept.id != applied || kept.place != Some(place));
+        known
+            .checkpoints
+            .retain(|kept| kept.id != applied || kept.place != Some(place) || kept.state.is_some());
         let forgotten = known.checkpoints.len() < before;
         forgotten || known.checkpoint(applied).is_none()
     }

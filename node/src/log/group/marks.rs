@@ -36,9 +36,12 @@ pub(in crate::log) struct Checkpoint {
 }
 
 impl Group {
-    /// Adds a checkpoint. One below another that the purge point has reached is not kept.
-    pub(in crate::log) fn add_checkpoint(&mut self, checkpoint: Checkpoint) {
+    /// Adds a checkpoint. One below another that the purge point has reached is not kept. If there
+    /// is one of this entry, its frame is the durable one until the new one is.
+    pub(in crate::log) fn add_checkpoint(&mut self, mut checkpoint: Checkpoint) {
         let index = checkpoint.id.index;
+        let same = self.checkpoints.iter().find(|kept| kept.id == checkpoint.id);
+        checkpoint.place = checkpoint.place.or(same.and_then(|kept| kept.place));
         self.checkpoints.retain(|kept| kept.id.index != index);
         self.checkpoints.push(checkpoint);
         self.checkpoints.sort_by_key(|kept| kept.id.index);

@@ -191,3 +191,13 @@ fn committed_never_exceeds_the_last_entry() {
     keep(&mut group.committed, Some(id(1, 9)));
     assert_eq!(group.state().committed, Some(id(1, 4)));
 }
+
+#[test]
+fn a_checkpoint_that_is_made_again_lies_where_it_did_until_it_is_durable() {
+    let (mut group, place) = (filled(5), Place { segment: 7, offset: 64 });
+    group.add_checkpoint(Checkpoint { place: Some(place), state: None, ..checkpoint(1, 3) });
+    group.add_checkpoint(checkpoint(1, 3));
+    assert!(group.lives_in(7), "the segment may not go yet");
+    group.add_checkpoint(checkpoint(2, 3));
+    assert!(!group.lives_in(7), "that is another entry");
+}

@@ -143,6 +143,17 @@ async fn work(log: &Log, deeds: Vec<Deed>) -> Left {
     Left { open: acked.clone(), acked, whole: true }
 }
 
+/// After a write that failed nothing is taken in, however well the disk is by now: what would follow
+/// it could not be told from what followed nothing.
+async fn refuses(log: &Log, what: &str) {
+    for id in [1, 2, 9] {
+        let group = log.group(GroupId(id));
+        let next = group.state().last.map_or(0, |last| last.index + 1);
+        let went_on = append(&group, entries(5, next..next + 1)).await;
+        assert!(went_on.is_err(), "{what}: group {id} goes on at {next}");
+    }
+}
+
 /// All that the log says, read from the disk.
 async fn found(log: &Log) -> io::Result<World> {
     let mut world = World::new();
@@ -209,6 +220,9 @@ async fn trouble_in_a_day(turn: u64, call: Call) -> bool {
     let left = match bench.try_open().await {
         Ok(log) => {
             let left = work(&log, day()).await;
+            if !left.whole {
+                refuses(&log, &format!("{call:?} {turn} failed")).await;
+            }
             sealed_or_stopped(&log).await;
             left
         }
@@ -261,15 +275,22 @@ async fn a_disk_that_is_full_from_any_call_on_loses_nothing() {
         let disk = bench.simulated.clone().unwrap();
         disk.fill_after(turn);
         let left = match bench.try_open().await {
-            Ok(log) => work(&log, day()).await,
+            Ok(log) => {
+                let left = work(&log, day()).await;
+                disk.set_capacity(1 << 30);
+                if !left.whole {
+                    refuses(&log, &format!("full from call {turn} on")).await;
+                }
+                left
+            }
             Err(error) => {
                 assert_eq!(error.kind(), io::ErrorKind::StorageFull, "call {turn}: {error}");
                 Left { acked: World::new(), open: World::new(), whole: false }
             }
         };
         let calls = disk.space_calls();
-        (refused, went_on) = (refused + u32::from(!left.whole), went_on + u32::from(left.whole));
         disk.set_capacity(1 << 30);
+        (refused, went_on) = (refused + u32::from(!left.whole), went_on + u32::from(left.whole));
         judge(bench, &left, turn, &format!("full from call {turn} on")).await;
         turn += 1;
         if turn > calls {
