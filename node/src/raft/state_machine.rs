@@ -263,3 +263,6 @@ impl<M> StateMachine<M> {
         Builder { log: self.log.clone(), shared: self.shared.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests;
