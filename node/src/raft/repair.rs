@@ -115,6 +115,13 @@ impl Mended {
         Mended { log, group, repair, closing, is_open }
     }
 
+    /// Of a log that nobody can repair.
+    #[cfg(test)]
+    pub(super) fn without_peers(log: Log, group: GroupId) -> Mended {
+        let repair = Repair::new(log, Vec::new(), Arc::new(Transport::nowhere()));
+        Mended::new(group, Arc::new(repair), CancellationToken::new())
+    }
+
     /// The log itself.
     pub(super) fn log(&self) -> &GroupLog {
         &self.log
@@ -192,7 +199,7 @@ pub(super) async fn run(repair: Arc<Repair>, groups: impl Fn() -> Option<Groups>
         for &group in still.keys() {
             let times = looks.entry(group).or_default();
             *times += 1;
-            if *times % LOOKS_BEFORE_HANDOVER == 0 {
+            if times.is_multiple_of(LOOKS_BEFORE_HANDOVER) {
                 here.yield_leadership(group).await;
             }
         }
