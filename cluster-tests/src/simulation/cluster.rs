@@ -17,7 +17,7 @@ use turmoil::Sim;
 
 use super::fault::Fault;
 use super::place::{AZS, Ended, Place, RESERVE_BYTES};
-use super::strike::STOP_MAX_MS;
+use super::strike::{SOON_MS, STOP_MAX_MS};
 
 /// The host of all clients.
 pub(super) const CLIENTS: &str = "clients";
@@ -247,10 +247,11 @@ impl Cluster {
             Undo::Reads(node) => {
                 self.places[node].disk().fail_reads(0);
                 self.places[node].state.lock().excuses.remove("failed_reads");
+                self.process_crash(node, SOON_MS);
             }
             Undo::OwnDisk(node) => self.plug_own_disk(node),
             Undo::Kill(node) => {
-                self.process_crash(node, 0);
+                self.process_crash(node, SOON_MS);
             }
             Undo::StopByForce(node, life) => {
                 if self.runs(node) && self.places[node].state.lock().lives == life {
@@ -300,7 +301,7 @@ impl Cluster {
         tracing::info!("calm");
         self.armed.clear();
         for undo in std::mem::take(&mut self.undo).into_values() {
-            if !matches!(undo, Undo::Kill(..) | Undo::StopByForce(..)) {
+            if !matches!(undo, Undo::StopByForce(..)) {
                 self.undo(undo);
             }
         }

@@ -16,7 +16,7 @@ use super::place::{AZS, LOG_DIR, RESERVE_BYTES};
 /// A node that was asked to stop and has not is killed after this long.
 pub(super) const STOP_MAX_MS: u64 = 15_000;
 /// Until a process that was killed for good measure is back.
-const SOON_MS: u64 = 20;
+pub(super) const SOON_MS: u64 = 20;
 /// On a disk in health.
 const ROOM_BYTES: u64 = 1 << 40;
 

@@ -52,10 +52,10 @@ impl Tables for Shared {
 
 async fn bench(disk: SimulatedDisk, tables: &Arc<MemoryTables>) -> Bench {
     let config = log::Config {
-        dir: "log".into(),
         segment_bytes: 1 << 20,
         tail_bytes: 1 << 20,
         queue_bytes: 1 << 20,
+        ..log::Config::new("log".into())
     };
     let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new()));
     let entropy = Arc::new(OsEntropy);
@@ -80,7 +80,6 @@ async fn bench(disk: SimulatedDisk, tables: &Arc<MemoryTables>) -> Bench {
     let groups = groups.expect("groups");
     let tables = Box::new(Shared(tables.clone()));
     let handle = Handle::open(&groups, tables, &roster, &tasks).await.expect("opens");
-    groups.initialize(GroupId::META, &[ME]).await.expect("initialises");
     let mut leader = handle.watch_leader();
     let leads = timeout_at(Instant::now() + LONG, leader.wait_for(|now| now.ready_here)).await;
     leads.expect("in time").expect("leads");

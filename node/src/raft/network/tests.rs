@@ -89,6 +89,13 @@ impl Raft for Seen {
         Ok(Response::new(ReceiverStream::new(out)))
     }
 
+    async fn fetch_entries(
+        &self,
+        _: Request<wire::GroupIndexes>,
+    ) -> Result<Response<wire::GroupEntries>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn install_snapshot(
         &self,
         _: Request<wire::GroupSnapshot>,
@@ -122,6 +129,7 @@ fn append(index: Option<u64>) -> AppendEntriesRequest<Types> {
     let entry = |index| Entry {
         id: EntryId { term: 1, node: NodeId(1), index },
         kind: EntryKind::Command,
+        stamp_ms: 0,
         payload: Bytes::from_static(b"x"),
     };
     let entries = index.map(|index| convert::from_log(entry(index)).expect("an entry"));
