@@ -266,6 +266,7 @@ impl Log {
         metrics: Arc<Metrics>,
     ) -> io::Result<Log> {
         let began = tokio::time::Instant::now();
+        recovery::names::settle(&config.dir, &*disk)?;
         let survey = recovery::survey(&config.dir, &disk).await?;
         let segment_bytes = config.segment_bytes;
         let pool_metrics = Arc::clone(&metrics);

@@ -15,6 +15,7 @@
 //! got its name.
 
 mod found;
+pub(super) mod names;
 mod rebuild;
 mod replay;
 mod tail;
@@ -174,7 +175,7 @@ impl Survey {
         metrics: &Metrics,
     ) -> io::Result<Recovered> {
         // The names that were read back are durable before anything hangs on them.
-        sync_names(dir, &**disk).await?;
+        names::renew(dir, &**disk).await?;
         let log = self.log.unwrap_or_else(|| entropy.u64());
         let (mut next_segment, mut next_batch) = (self.last_sequence + 1, self.proven + 1);
         let mut active = None;
@@ -258,14 +259,6 @@ impl Survey {
         (account.len, account.last_batch) = (writer.len, header.whole_upto);
         self.replay.segments.insert(header.sequence, account);
         Ok(writer)
-    }
-}
-
-async fn sync_names(dir: &Path, disk: &dyn Disk) -> io::Result<()> {
-    disk.sync_dir(dir).await?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => disk.sync_dir(parent).await,
-        _ => Ok(()),
     }
 }
 

@@ -330,6 +330,46 @@ async fn a_failed_sync_stops_everything_and_acks_nothing() {
 }
 
 #[tokio::test]
+async fn a_name_whose_sync_failed_is_made_again_before_anything_hangs_on_it() {
+    let mut bench = Bench::simulated();
+    bench.config.segment_bytes = 4 * ALIGN_BYTES;
+    let log = bench.open().await;
+    append(&log.group(GROUP), entries(1, 0..1)).await.unwrap();
+    bench.simulated.as_ref().unwrap().fail_dir_syncs(1);
+    let mut next = 1;
+    while append(&log.group(GROUP), entries(1, next..next + 1)).await.is_ok() {
+        next += 1;
+    }
+    assert!(bench.failure().await.contains("Committer"));
+    // The page cache has the new segment under its name, and the next sync of the folder succeeds:
+    // the one before gets its footer, which says that it has a successor.
+    bench.kill().await;
+    assert_eq!(bench.segments().len(), 2);
+    let reported = read_all(&bench.open().await.group(GROUP)).await;
+    assert_eq!(reported, entries(1, 0..next));
+    for seed in 1..4 {
+        bench.lose_power(seed).await;
+        assert_eq!(read_all(&bench.open().await.group(GROUP)).await, reported);
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn names_that_a_crash_left_halfway_are_put_right() {
+    let mut bench = Bench::simulated();
+    three_segments(&mut bench).await;
+    let log = bench.open().await;
+    let all = read_all(&log.group(GROUP)).await;
+    bench.stop().await;
+    for name in &bench.segments()[..2] {
+        bench.disk.rename(&bench.path(name), &bench.path(&format!("{name}.moved"))).unwrap();
+    }
+    assert_eq!(read_all(&bench.open().await.group(GROUP)).await, all);
+    assert!(bench.disk.list(&bench.config.dir).unwrap().iter().all(|n| !n.ends_with(".moved")));
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_the_log_with_an_error() {
     let mut bench = Bench::simulated();
     let log = bench.open().await;
