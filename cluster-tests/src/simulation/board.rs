@@ -19,7 +19,7 @@ use crate::history::{Event, History, Position, RecordId, SequenceNumber};
 const KEYS: u32 = 4;
 /// Data of a record, in bytes: mostly small, sometimes large, so that segments fill.
 const SMALL_BYTES_MAX: usize = 300;
-const LARGE_BYTES_MAX: usize = 40_000;
+const LARGE_BYTES_MAX: usize = 60_000;
 
 /// How an attempt ended.
 pub(super) enum Outcome {

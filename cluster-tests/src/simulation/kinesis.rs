@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use super::board::{Board, Outcome, Phase};
-use super::cluster::{AZS, KINESIS_PORT};
+use super::place::{AZS, KINESIS_PORT};
 use crate::history::{Event, Position, RecordId, SequenceNumber, Stored};
 use crate::raw_http::{Answer, kinesis_over};
 
@@ -26,9 +26,12 @@ const BATCH_MAX: usize = 8;
 /// How long one call may take: nodes answer a put within 5 s.
 const PATIENCE: Duration = Duration::from_secs(7);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(60);
+/// Longest pause of the producer between two calls.
+const PUT_PAUSE_MAX_MS: u64 = 120;
+/// Between two rounds of the reader.
+const PAUSE: Duration = Duration::from_millis(150);
 /// Rounds of the reader between two listings.
-const LISTING_ROUNDS: u64 = 25;
+const LISTING_ROUNDS: u64 = 10;
 /// The name of the reader.
 const READER: &str = "kinesis";
 
@@ -69,7 +72,7 @@ pub(super) async fn producer(seed: u64, board: Arc<Board>) -> turmoil::Result {
         for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
             board.note(id, outcome);
         }
-        sleep(Duration::from_millis(random.random_range(0..60))).await;
+        sleep(Duration::from_millis(random.random_range(0..PUT_PAUSE_MAX_MS))).await;
     }
     Ok(())
 }

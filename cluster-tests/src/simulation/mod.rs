@@ -8,7 +8,9 @@
 //! |---|---|
 //! | what can happen to the cluster, drawn from a seed | `fault.rs` |
 //! | network, clock and randomness of a node | `world.rs` |
-//! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
+//! | a node's disk and clock, and its lives | `place.rs` |
+//! | three nodes through time: start, undo, mend | `cluster.rs` |
+//! | how each fault is carried out | `strike.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
 //! | somebody who splits and merges shards | `resharder.rs` |
@@ -24,12 +26,14 @@ mod cluster;
 mod fault;
 mod kinesis;
 mod operator;
+mod place;
 mod report;
 mod resharder;
 mod run;
+mod strike;
 mod trace;
 mod world;
 
-pub use fault::{Event, Fault, schedule};
+pub use fault::{Event, Fault, Storm, schedule};
 pub use report::{Report, Sum};
 pub use run::{Plant, Settings, run};

@@ -9,11 +9,13 @@ use futures::future::BoxFuture;
 use openraft::Instant as _;
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::impls::ProgressResponder;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
 
+use super::repair::{Mended, READER_PATIENCE};
 use super::state_machine::{Shared, StateMachine};
 use super::types::{Command, LeaderId, Types};
 use super::{Leadership, Machine, ProposeError, Status};
@@ -32,11 +34,14 @@ pub(super) struct Inner<M: Machine> {
     pub(super) me: NodeId,
     pub(super) raft: Raft<M>,
     pub(super) log: GroupLog,
+    pub(super) mended: Mended,
     pub(super) shared: Arc<Shared<M>>,
     pub(super) leadership: watch::Sender<Leadership>,
     /// A leader whose majority was silent for longer may have been replaced.
     pub(super) lease: Duration,
     pub(super) room: Room,
+    /// Ends the waits for repairs.
+    pub(super) closing: CancellationToken,
 }
 
 impl<M: Machine> Clone for Group<M> {
@@ -63,13 +68,17 @@ impl<M: Machine> Group<M> {
         command: Bytes,
         term: Option<u64>,
     ) -> Result<Proposal<M::Reply>, ProposeError> {
+        #[cfg(planted)]
+        let written_down = command.clone();
         let (responder, done) = ProgressResponder::complete_only();
         let mut write = self.inner.raft.write(Command(command)).responder(responder);
         if let Some(term) = term {
             write = write.with_leader(LeaderId { term, node_id: self.inner.me.0 });
         }
+        #[cfg(planted)]
+        let early = self.early_reply(written_down);
         write.await.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))?;
-        Ok(Box::pin(async move {
+        let outcome = async move {
             let written = match done.await {
                 Ok(Ok(written)) => written,
                 Ok(Err(error)) => return Err(write_error(error)),
@@ -82,12 +91,44 @@ impl<M: Machine> Group<M> {
                 // A machine replies to every command; only a bug of ours ends here.
                 None => Err(ProposeError::Unknown("the machine gave no reply".to_owned())),
             }
-        }))
+        };
+        #[cfg(planted)]
+        if planted!(AckBeforeQuorum) {
+            return Ok(Box::pin(async move {
+                tokio::select! { biased; early = early => early, outcome = outcome => outcome }
+            }));
+        }
+        Ok(Box::pin(outcome))
+    }
+
+    /// The planted bug: replies as the machine will, once the entry is in the leader's own log.
+    #[cfg(planted)]
+    fn early_reply(&self, command: Bytes) -> Proposal<M::Reply> {
+        let group = self.clone();
+        let mut next = group.status().last_index.map_or(0, |last| last + 1);
+        Box::pin(async move {
+            loop {
+                let entries = group.inner.log.read(next..u64::MAX, 1 << 20).await;
+                for Entry { id, payload, .. } in entries.unwrap_or_default() {
+                    next = id.index + 1;
+                    if payload != command {
+                        continue;
+                    }
+                    if let Some(reply) = group.inspect(|machine| machine.foretell(id, &command)) {
+                        return Ok((id, reply));
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
     }
 
     /// The index up to which a read must have applied to see everything acked before now. Confirms
     /// leadership with a quorum. Leader only.
     pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ProposeError> {
+        if planted!(StaleLeaderRead) && self.status().leader == Some(self.inner.me) {
+            return Ok(self.status().applied.unwrap_or_default());
+        }
         let barrier = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match tokio::time::timeout(deadline, barrier).await {
             Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
@@ -104,7 +145,7 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Entries from `from` on that are applied here, up to about `bytes_max` bytes (at least one where there
+    /// Entries from `from` on that are applied here, repaired where they are damaged, up to about `bytes_max` bytes (at least one where there
     /// is one).
     pub async fn read(&self, from: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let applied = *self.inner.shared.applied.borrow();
@@ -112,7 +153,7 @@ impl<M: Machine> Group<M> {
         if from >= end {
             return Ok(Vec::new());
         }
-        self.inner.log.read(from..end, bytes_max).await
+        self.inner.mended.read(from..end, bytes_max, READER_PATIENCE).await
     }
 
     /// Index of the newest applied entry; changes as entries are applied.
@@ -283,11 +324,13 @@ impl<M: Machine> Inner<M> {
         self.leadership.send_if_modified(|old| std::mem::replace(old, now) != now);
         now
     }
-}
 
-/// Whether an error of `initialize` means that somebody was here before, which is fine.
-pub(super) fn already_initialized(
-    error: &RaftError<Types, openraft::errors::InitializeError<Types>>,
-) -> bool {
-    matches!(error, RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_)))
+    /// # Errors
+    /// The log has damaged entries: what it cannot read it could not hand on to the others.
+    pub(super) fn check_may_stand(&self) -> Result<(), String> {
+        match self.log.is_damaged() {
+            true => Err("its log is being repaired".to_owned()),
+            false => Ok(()),
+        }
+    }
 }

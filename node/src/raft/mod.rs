@@ -13,6 +13,7 @@
 //! ```
 
 mod convert;
+mod founding;
 mod group;
 mod groups;
 mod inbound;
@@ -20,6 +21,7 @@ mod liveness;
 mod log_store;
 mod network;
 mod peer_stream;
+mod repair;
 mod snapshot;
 mod state_machine;
 mod types;
@@ -44,6 +46,12 @@ pub trait Machine: Send + 'static {
     /// Applies one committed command. A command that the machine does not know stops the group on this
     /// node: it is never skipped.
     fn apply(&mut self, at: EntryId, command: &Bytes) -> Result<Self::Reply, MachineError>;
+
+    /// What a planted bug replies before the command is applied; `None` where none is planted.
+    #[cfg(planted)]
+    fn foretell(&self, _at: EntryId, _command: &Bytes) -> Option<Self::Reply> {
+        None
+    }
 
     /// Notes that an entry without a command (blank, membership) was applied.
     fn advance(&mut self, _at: EntryId) {}

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tokio::time::Instant;
-use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Settings, Sum};
+use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Settings, Storm, Sum};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -52,8 +52,11 @@ struct Run {
     /// How many simulated seconds faults come.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Which faults a seed draws.
+    #[arg(long, value_enum, default_value_t)]
+    faults: Faults,
     /// Faults from a file of JSON instead of from the seed.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "faults")]
     script: Option<PathBuf>,
     /// How many real seconds one seed may take.
     #[arg(long, default_value_t = 900)]
@@ -68,6 +71,19 @@ struct Run {
     #[arg(long, value_enum)]
     plant: Option<Planted>,
 }
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Faults {
+    /// Any.
+    #[default]
+    Mixed,
+    /// Any, and in each seed the power of all three nodes fails at once, two to four times.
+    #[value(name = "power_loss_all")]
+    PowerLossAll,
+}
+
+/// What each seed of `--faults power_loss_all` is about.
+const EVERYWHERE: &str = "fault_power_loss_everywhere";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Planted {
@@ -97,6 +113,10 @@ pub(super) fn one_seed(arguments: &OneSeed) -> anyhow::Result<bool> {
         seed: arguments.seed,
         storm_ms: arguments.run.seconds * 1000,
         script: arguments.run.script()?,
+        storm: match arguments.run.faults {
+            Faults::Mixed => Storm::Mixed,
+            Faults::PowerLossAll => Storm::PowerLossAll,
+        },
         full: arguments.run.full,
         log: arguments.run.log.clone(),
         plant: arguments.run.plant.map(|Planted::DisksLie| Plant::DisksLie),
@@ -150,7 +170,7 @@ pub(super) fn sweep(arguments: &Arguments) -> anyhow::Result<bool> {
         })
     })?;
     let sum = sum.into_inner().unwrap_or_else(|broken| broken.into_inner());
-    let missing = if arguments.cover { sum.missing() } else { Vec::new() };
+    let missing = if arguments.cover { arguments.missing(&sum) } else { Vec::new() };
     if arguments.json {
         say(&serde_json::to_string(&sum)?)?;
     } else {
@@ -163,6 +183,15 @@ pub(super) fn sweep(arguments: &Arguments) -> anyhow::Result<bool> {
 }
 
 impl Arguments {
+    fn missing(&self, sum: &Sum) -> Vec<String> {
+        let mut missing = sum.missing();
+        let without = sum.seeds_without(EVERYWHERE);
+        if self.run.faults == Faults::PowerLossAll && without > 0 {
+            missing.push(format!("{EVERYWHERE} in {without} seeds"));
+        }
+        missing
+    }
+
     fn one(&self, seed: u64) -> anyhow::Result<Report> {
         if !self.twice {
             return in_a_process(seed, &self.run);
@@ -184,6 +213,9 @@ fn in_a_process(seed: u64, run: &Run) -> anyhow::Result<Report> {
     command.args(["--patience", &run.patience.to_string()]);
     if run.full {
         command.arg("--full");
+    }
+    if run.faults == Faults::PowerLossAll {
+        command.args(["--faults", "power_loss_all"]);
     }
     if let Some(Planted::DisksLie) = run.plant {
         command.args(["--plant", "disks-lie"]);
@@ -237,9 +269,10 @@ fn show(report: &Report, took: Duration, arguments: &Arguments) -> anyhow::Resul
     if !report.violations.is_empty() {
         let again = &arguments.run;
         say(&format!(
-            "    again: tristream-lab simulate --from {} --seconds {} --full --log run.log{}",
+            "    again: tristream-lab simulate --from {} --seconds {} --full --log run.log{}{}",
             report.seed,
             again.seconds,
+            if again.faults == Faults::PowerLossAll { " --faults power_loss_all" } else { "" },
             again.script.as_ref().map_or(String::new(), |at| format!(" --script {}", at.display())),
         ))?;
     }

@@ -78,11 +78,12 @@ async fn damage(disk: &SimulatedDisk, state: &str) {
 /// Restores a machine from a log in which `rots` has rotted since it was opened. (What is damaged when
 /// the log opens it may not even tell of.)
 async fn restored(disk: &SimulatedDisk, rots: &str) -> io::Result<(String, Option<u64>)> {
-    let (_log, group) = open(disk).await;
+    let (log, _) = open(disk).await;
     if !rots.is_empty() {
         damage(disk, rots).await;
     }
-    let (_, shared) = StateMachine::restore(Text::default(), group).await?;
+    let mended = Mended::without_peers(log, GroupId(7));
+    let (_, shared) = StateMachine::restore(Text::default(), &mended).await?;
     let text = shared.machine.lock().0.clone();
     Ok((text, *shared.applied.borrow()))
 }
