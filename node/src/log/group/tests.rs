@@ -1,3 +1,5 @@
+//! A group's index by itself.
+
 use tristream_proto::domain::NodeId;
 
 use super::*;
