@@ -216,6 +216,7 @@ async fn an_idle_group_keeps_its_marks_and_entries_when_the_segments_of_their_ti
     idle.save_committed(Some(id(1, 4)));
     idle.save_vote(Bytes::from_static(b"vote")).await.unwrap();
     append(&quiet, entries(1, 0..5)).await.unwrap();
+    quiet.checkpoint(id(1, 3), Bytes::from_static(b"quiet machine")).await.unwrap();
     quiet.save_vote(Bytes::from_static(b"quiet vote")).await.unwrap();
     idle.purge(id(1, 4)).await.unwrap();
     let states = (idle.state(), quiet.state());
@@ -234,6 +235,8 @@ async fn an_idle_group_keeps_its_marks_and_entries_when_the_segments_of_their_ti
     assert_eq!(read_all(&quiet).await, entries(1, 0..5));
     let machine = idle.read_checkpoint(id(1, 4)).await.unwrap();
     assert_eq!(machine, Some(Bytes::from_static(b"machine")));
+    let machine = quiet.read_checkpoint(id(1, 3)).await.unwrap();
+    assert_eq!(machine, Some(Bytes::from_static(b"quiet machine")));
     assert_eq!(log.group(GroupId(2)).state().purged, Some(id(1, 395)));
     bench.stop().await;
 }
