@@ -11,9 +11,13 @@
 //!  floor 3  metadata   shard                           the two kinds of Raft group; they never import each other
 //!  floor 2  raft                                       the only floor that may write the word `openraft`
 //!  floor 1  log   state   founding                     the shared segmented log | metadata tables (sled) | first start
-//!  floor 0  world disk net clock entropy tasks metrics roster identity failpoint faults     the outside world, replaceable in simulation
+//!  floor 0  world disk net clock entropy tasks metrics roster identity failpoint faults planted     the outside world, replaceable in simulation
 //!  ground   tristream_proto::domain                    pure vocabulary
 //! ```
+
+// First, so that its macro is known everywhere.
+#[macro_use]
+pub mod planted;
 
 pub mod cli;
 pub mod config;

@@ -17,6 +17,9 @@
 //! | what the run logs, as a hash | `trace.rs` |
 //! | safety, calm, liveness, verdict | `run.rs` |
 //! | what a run shows | `report.rs` |
+//! | faults that were written down | `script.rs` |
+//! | mistakes made on purpose | `plant.rs` |
+//! | which faults a failure takes | `shrink.rs` |
 
 mod board;
 mod clients;
@@ -24,12 +27,18 @@ mod cluster;
 mod fault;
 mod kinesis;
 mod operator;
+mod plant;
 mod report;
 mod resharder;
 mod run;
+mod script;
+mod shrink;
 mod trace;
 mod world;
 
 pub use fault::{Event, Fault, schedule};
+pub use plant::Plant;
 pub use report::{Report, Sum};
-pub use run::{Plant, Settings, run};
+pub use run::{Settings, run};
+pub use script::Script;
+pub use shrink::{broken, shrink};

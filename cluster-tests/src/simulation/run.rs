@@ -12,6 +12,7 @@ use super::board::{Board, Phase};
 use super::clients;
 use super::cluster::Cluster;
 use super::fault::{Event, schedule};
+use super::plant::Plant;
 use super::report::Report;
 use super::trace::Trace;
 use super::{kinesis, operator, resharder};
@@ -46,13 +47,6 @@ pub struct Settings {
     pub plant: Option<Plant>,
 }
 
-/// A mistake made on purpose, to see it found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plant {
-    /// Nothing is durable although every sync says so: what an ack before the fsync comes to.
-    DisksLie,
-}
-
 /// Runs it. Once per process: see `simulation`.
 ///
 /// # Errors
@@ -65,6 +59,7 @@ pub fn run(settings: Settings) -> anyhow::Result<Report> {
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
     let running = thread.spawn(move || {
         tristream_interpose::replace(settings.seed);
+        Plant::switch_on(settings.plant);
         storm_and_calm(&settings, &trace)
     })?;
     running.join().map_err(|_| anyhow::anyhow!("the simulation itself panicked"))?
@@ -98,6 +93,9 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     violations.extend(verdicts(&board));
     let mut coverage = cluster.coverage();
     coverage.extend(board.counts());
+    if let Some(Plant::Node(_)) = settings.plant {
+        coverage.insert("planted_reached".to_owned(), tristream_node::planted::reached());
+    }
     let simulated_ms = cluster.now();
     drop(cluster);
     let (hash, log_lines) = trace.sum();

@@ -63,13 +63,17 @@ impl<M: Machine> Group<M> {
         command: Bytes,
         term: Option<u64>,
     ) -> Result<Proposal<M::Reply>, ProposeError> {
+        #[cfg(planted)]
+        let written_down = command.clone();
         let (responder, done) = ProgressResponder::complete_only();
         let mut write = self.inner.raft.write(Command(command)).responder(responder);
         if let Some(term) = term {
             write = write.with_leader(LeaderId { term, node_id: self.inner.me.0 });
         }
+        #[cfg(planted)]
+        let early = self.early_reply(written_down);
         write.await.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))?;
-        Ok(Box::pin(async move {
+        let outcome = async move {
             let written = match done.await {
                 Ok(Ok(written)) => written,
                 Ok(Err(error)) => return Err(write_error(error)),
@@ -82,12 +86,44 @@ impl<M: Machine> Group<M> {
                 // A machine replies to every command; only a bug of ours ends here.
                 None => Err(ProposeError::Unknown("the machine gave no reply".to_owned())),
             }
-        }))
+        };
+        #[cfg(planted)]
+        if planted!(AckBeforeQuorum) {
+            return Ok(Box::pin(async move {
+                tokio::select! { biased; early = early => early, outcome = outcome => outcome }
+            }));
+        }
+        Ok(Box::pin(outcome))
+    }
+
+    /// The planted bug: replies as the machine will, once the entry is in the leader's own log.
+    #[cfg(planted)]
+    fn early_reply(&self, command: Bytes) -> Proposal<M::Reply> {
+        let group = self.clone();
+        let mut next = group.status().last_index.map_or(0, |last| last + 1);
+        Box::pin(async move {
+            loop {
+                let entries = group.inner.log.read(next..u64::MAX, 1 << 20).await;
+                for Entry { id, payload, .. } in entries.unwrap_or_default() {
+                    next = id.index + 1;
+                    if payload != command {
+                        continue;
+                    }
+                    if let Some(reply) = group.inspect(|machine| machine.foretell(id, &command)) {
+                        return Ok((id, reply));
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
     }
 
     /// The index up to which a read must have applied to see everything acked before now. Confirms
     /// leadership with a quorum. Leader only.
     pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ProposeError> {
+        if planted!(StaleLeaderRead) && self.status().leader == Some(self.inner.me) {
+            return Ok(self.status().applied.unwrap_or_default());
+        }
         let barrier = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match tokio::time::timeout(deadline, barrier).await {
             Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),

@@ -73,7 +73,7 @@ impl Config {
             state_machine_channel_size: Some(256),
             // Resuming leadership in the same term after a restart loses acked writes when the last
             // append was sent but not synced: the same log id gets another entry.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(planted!(ResumedLeadership)),
             enable_pre_vote: Some(true),
             ..Default::default()
         };

@@ -45,6 +45,12 @@ pub trait Machine: Send + 'static {
     /// node: it is never skipped.
     fn apply(&mut self, at: EntryId, command: &Bytes) -> Result<Self::Reply, MachineError>;
 
+    /// What a planted bug replies before the command is applied; `None` where none is planted.
+    #[cfg(planted)]
+    fn foretell(&self, _at: EntryId, _command: &Bytes) -> Option<Self::Reply> {
+        None
+    }
+
     /// Notes that an entry without a command (blank, membership) was applied.
     fn advance(&mut self, _at: EntryId) {}
 

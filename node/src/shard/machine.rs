@@ -197,6 +197,9 @@ impl ShardMachine {
 
     /// The number of the record that came from `origin`, while it is remembered.
     pub(super) fn find(&self, origin: Origin) -> Option<SequenceNumber> {
+        if planted!(NoDedupe) {
+            return None;
+        }
         self.window.find(origin)
     }
 
@@ -234,12 +237,7 @@ impl ShardMachine {
         let runs = command::calls(command).map_err(damaged)?;
         let last = self.last_arrival;
         assert!(arrival >= last, "arrival went back from {last} to {arrival} at {at:?}");
-        let first = SequenceNumber {
-            creation_second: opened.creation_second,
-            shard: self.shard,
-            counter: RecordPosition { index: at.index, position: 0 }.counter(),
-            record_second: arrival.seconds(),
-        };
+        let first = first_number(self.shard, opened, at, arrival);
         let appended = Appended { first, arrival, count };
         self.records += u64::from(count);
         self.bytes += command.len() as u64;
@@ -286,6 +284,9 @@ impl ShardMachine {
             && (part.after..part.upto).contains(upto)
         {
             *upto = part.upto;
+            if planted!(WindowNotHanded) {
+                return;
+            }
             self.window.absorb(rows, at.index);
         }
     }
@@ -326,6 +327,14 @@ impl Machine for ShardMachine {
         Ok(Reply { outcome, forgotten: self.window.evict(self.last_arrival) })
     }
 
+    #[cfg(planted)]
+    fn foretell(&self, at: EntryId, command: &Bytes) -> Option<Reply> {
+        let Ok(Outline::Append { arrival, count }) = command::outline(command) else { return None };
+        let opened = self.opened.filter(|_| self.closed().is_none())?;
+        let first = first_number(self.shard, opened, at, arrival);
+        Some(Reply { outcome: Outcome::Appended(Appended { first, arrival, count }), forgotten: 0 })
+    }
+
     fn advance(&mut self, at: EntryId) {
         self.step(at);
     }
@@ -348,6 +357,16 @@ impl Machine for ShardMachine {
         let trimmed = self.trimmed?;
         let keeps_any = self.newest().is_some_and(|(newest, _)| newest > trimmed);
         if keeps_any { Some(trimmed) } else { self.applied_index() }
+    }
+}
+
+/// The number of the first record of the append at `at`.
+fn first_number(shard: ShardId, opened: Opened, at: EntryId, arrival: Timestamp) -> SequenceNumber {
+    SequenceNumber {
+        creation_second: opened.creation_second,
+        shard,
+        counter: RecordPosition { index: at.index, position: 0 }.counter(),
+        record_second: arrival.seconds(),
     }
 }
 
