@@ -63,6 +63,24 @@ fn disks_that_lie_are_found_out() {
     assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
 }
 
+/// Without `--cover` of the other faults: these are few seeds.
+#[test]
+fn power_fails_everywhere_in_every_seed_that_is_to_have_it() {
+    let run = ["simulate", "--from", "2000", "--seconds", "8", "--faults", "power_loss_all"];
+    let output = lab(&[&run[..], &["--seeds", "6", "--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", broken(&stdout(&output)));
+    let text = stdout(&output);
+    let reports: Vec<Report> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(reports.len(), 6);
+    for report in reports {
+        let times = report.coverage.get("fault_power_loss_everywhere").copied();
+        assert!(times.is_some_and(|times| times >= 1), "{report:?}");
+    }
+    let lying = lab(&[&run[..], &["--plant", "disks-lie"]].concat());
+    assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
+}
+
 /// Replication to a node that is gone was once tried again at once, for ever: time stands still in such a loop.
 #[test]
 fn a_node_that_is_gone_is_not_asked_without_pause() {
@@ -78,6 +96,7 @@ fn misuse_is_told_from_violation() {
         &["simulate", "--script", "/nowhere/at/all.json"][..],
         &["simulate", "--seeds", "2", "--log", "/tmp/never-written.log"],
         &["simulate", "--seeds", "many"],
+        &["simulate", "--faults", "none"],
         &["simulated"],
     ] {
         assert_eq!(lab(arguments).status.code(), Some(2), "{arguments:?}");

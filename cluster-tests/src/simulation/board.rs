@@ -214,3 +214,6 @@ impl Board {
         }
     }
 }
+
+/// Experiment.
+pub(super) fn knob(name: &str, default: u64) -> u64 { std::env::var(name).ok().and_then(|t| t.parse().ok()).unwrap_or(default) }

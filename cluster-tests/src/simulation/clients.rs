@@ -19,7 +19,7 @@ use tristream_client::{
 use tristream_node::net::{Net, channel};
 
 use super::board::{Board, Outcome, Phase};
-use super::cluster::{AZS, peer_address};
+use super::place::{AZS, peer_address};
 use super::world::SimulatedNet;
 use crate::history::{self, Event, Position, ShardSeen};
 
@@ -91,7 +91,7 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
             };
             board.note(id, outcome);
         }
-        sleep(Duration::from_millis(random.random_range(0..40))).await;
+        sleep(Duration::from_millis(random.random_range(0..super::board::knob("K_PUT",40)))).await;
     }
     Ok(())
 }
@@ -151,7 +151,7 @@ async fn settled(client: &Client, board: &Board) -> Arc<StreamDescription> {
         {
             if known.as_ref() != Some(&stream.map) {
                 (known, since) = (Some(stream.map.clone()), Instant::now());
-            } else if since.elapsed() >= SETTLED_AFTER {
+            } else if since.elapsed() >= Duration::from_millis(super::board::knob("K_SETTLE",8000)) {
                 return stream;
             }
         }

@@ -4,29 +4,24 @@
 //! ends by itself is a violation unless a fault made its disk lie. Must not know what clients do.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use futures::future::LocalBoxFuture;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::Notify;
-use tristream_node::config::{Config, Log, NodeAddress, Raft};
+use tokio::task::JoinSet;
+use tristream_node::config::Log;
 use tristream_node::disk::SimulatedDisk;
-use tristream_node::failpoint::NoFailpoints;
-use tristream_node::{Node, World};
 use turmoil::Sim;
 
 use super::fault::Fault;
-use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
+use super::place::{AZS, Ended, Place};
 
-/// The nodes' names and availability zones.
-pub(super) const AZS: [&str; 3] = ["az-a", "az-b", "az-c"];
-const PEER_PORT: u16 = 5567;
-pub(super) const KINESIS_PORT: u16 = 4567;
+/// The host of all clients.
+const CLIENTS: &str = "clients";
 /// The simulation's grain.
-const TICK: Duration = Duration::from_millis(1);
+
 const LATENCY_MIN: Duration = Duration::from_micros(300);
 /// Syncs of a disk in health.
 const SYNC_MIN: Duration = Duration::from_micros(100);
@@ -34,39 +29,18 @@ const SYNC_MAX_MS: [u64; 4] = [1, 3, 10, 30];
 /// A node that was asked to stop and has not is killed after this long.
 const STOP_MAX_MS: u64 = 15_000;
 
-/// Where a node's native door is.
-pub(super) fn peer_address(node: usize) -> String {
-    format!("{}:{PEER_PORT}", AZS[node])
+/// A host's name: clients are number 3.
+fn host(number: usize) -> &'static str {
+    AZS.get(number).copied().unwrap_or(CLIENTS)
 }
 
-/// How a node's life ended by itself.
-enum Ended {
-    NotStarted(String),
-    Failed(String),
-    Stopped,
+/// These nodes, all back after the same time.
+fn all_at(nodes: &[usize], back_after: u64) -> Vec<(usize, u64)> {
+    nodes.iter().map(|node| (*node, back_after)).collect()
 }
 
-/// A node's place: what outlives its process.
-struct Place {
-    node: usize,
-    seed: u64,
-    log: Log,
-    disk: SimulatedDisk,
-    clock: Arc<SimulatedClock>,
-    stop: Notify,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    lives: u64,
-    running: bool,
-    ended: Option<Ended>,
-    /// A fault made a sync fail in this life.
-    disk_failed: bool,
-    /// Somebody asked it to stop, and wants it back after this many milliseconds.
-    back_after_stop: Option<u64>,
-}
+/// One of those who use the cluster. An error stops the simulation.
+pub(super) type Client = LocalBoxFuture<'static, turmoil::Result>;
 
 /// What is undone when a fault's time is over.
 #[derive(Clone, Copy, Debug)]
@@ -85,8 +59,6 @@ enum Undo {
 pub(super) struct Cluster {
     pub(super) sim: Sim<'static>,
     places: Vec<Arc<Place>>,
-    /// Hosts of clients, for cuts.
-    clients: Vec<String>,
     random: SmallRng,
     latency_max: Duration,
     sync_max: Duration,
@@ -95,7 +67,8 @@ pub(super) struct Cluster {
     undo_made: u64,
     /// Until when nothing passes from one host to another.
     cuts: BTreeMap<(usize, usize), u64>,
-    armed: Vec<(Vec<usize>, u64)>,
+    /// Losses of power that wait for their moment.
+    armed: Vec<Fault>,
     coverage: BTreeMap<String, u64>,
     /// What nodes did that they must not.
     pub(super) violations: Vec<String>,
@@ -110,7 +83,7 @@ impl Cluster {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(seed)
-            .tick_duration(TICK)
+            .tick_duration(Duration::from_millis(super::board::knob("K_TICK",1)))
             .simulation_duration(Duration::from_secs(3600))
             .min_message_latency(LATENCY_MIN)
             .max_message_latency(latency_max)
@@ -124,7 +97,6 @@ impl Cluster {
         let mut cluster = Cluster {
             sim: builder.build(),
             places: Vec::new(),
-            clients: Vec::new(),
             random,
             latency_max,
             sync_max,
@@ -143,15 +115,7 @@ impl Cluster {
     fn add_node(&mut self, node: usize, seed: u64, log: Log) {
         let disk = SimulatedDisk::new();
         disk.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
-        let place = Arc::new(Place {
-            node,
-            seed,
-            log,
-            disk,
-            clock: Arc::default(),
-            stop: Notify::new(),
-            state: Mutex::default(),
-        });
+        let place = Arc::new(Place::new(node, seed, log, disk));
         self.places.push(place.clone());
         self.sim.host(AZS[node], move || {
             let place = place.clone();
@@ -162,14 +126,18 @@ impl Cluster {
         });
     }
 
-    /// Adds a client.
-    pub(super) fn add_client(
-        &mut self,
-        name: &str,
-        client: impl Future<Output = turmoil::Result> + 'static,
-    ) {
-        self.clients.push(name.to_owned());
-        self.sim.client(name, client);
+    /// Adds all clients, on one host: every host costs time in every tick. Clients are cut off and delayed together.
+    pub(super) fn add_clients(&mut self, clients: Vec<Client>) {
+        self.sim.client(CLIENTS, async move {
+            let mut running = JoinSet::new();
+            for client in clients {
+                running.spawn_local(client);
+            }
+            while let Some(ended) = running.join_next().await {
+                ended??;
+            }
+            Ok(())
+        });
     }
 
     /// Milliseconds since the beginning.
@@ -224,9 +192,10 @@ impl Cluster {
     pub(super) fn inflict(&mut self, fault: &Fault) {
         tracing::info!(?fault, "fault");
         let hit = match fault.clone() {
-            Fault::PowerLoss { nodes, back_after } => self.power_loss(&nodes, back_after),
-            Fault::PowerLossUnsynced { nodes, back_after } => {
-                self.armed.push((nodes, back_after));
+            Fault::PowerLoss { nodes, back_after } => self.power_loss(&all_at(&nodes, back_after)),
+            // Counted when they fire.
+            Fault::PowerLossUnsynced { .. } | Fault::PowerLossEverywhere { .. } => {
+                self.armed.push(fault.clone());
                 false
             }
             Fault::ProcessCrash { node, back_after } => self.process_crash(node, back_after),
@@ -278,9 +247,10 @@ impl Cluster {
         self.places[node].state.lock().running
     }
 
-    fn power_loss(&mut self, nodes: &[usize], back_after: u64) -> bool {
+    /// The power of these nodes fails; each comes back after its milliseconds.
+    fn power_loss(&mut self, nodes: &[(usize, u64)]) -> bool {
         let mut hit = false;
-        for &node in nodes {
+        for &(node, back_after) in nodes {
             if !self.runs(node) {
                 continue;
             }
@@ -323,21 +293,16 @@ impl Cluster {
     }
 
     fn isolate(&mut self, node: usize, clients: bool, lasts: u64) -> bool {
-        let others = if clients { 3 + self.clients.len() } else { 3 };
         let mut hit = false;
-        for other in (0..others).filter(|other| *other != node) {
+        for other in (0..3 + usize::from(clients)).filter(|other| *other != node) {
             hit |= self.cut(node, other, lasts) | self.cut(other, node, lasts);
         }
         hit
     }
 
-    fn host(&self, number: usize) -> &str {
-        AZS.get(number).copied().unwrap_or_else(|| &self.clients[number - 3])
-    }
-
     /// Whether both ends are there to notice.
     fn cut(&mut self, from: usize, to: usize, lasts: u64) -> bool {
-        self.sim.partition_oneway(self.host(from), self.host(to));
+        self.sim.partition_oneway(host(from), host(to));
         let until = self.cuts.entry((from, to)).or_default();
         *until = (*until).max(self.now + lasts);
         self.after(lasts, Undo::Join(from, to));
@@ -354,9 +319,7 @@ impl Cluster {
         for other in (0..3).filter(|other| *other != node) {
             self.sim.set_link_max_message_latency(AZS[node], AZS[other], max);
         }
-        for client in &self.clients {
-            self.sim.set_link_max_message_latency(AZS[node], client.as_str(), max);
-        }
+        self.sim.set_link_max_message_latency(AZS[node], CLIENTS, max);
     }
 
     fn set_loss(&mut self, node: usize, rate: f64) {
@@ -376,7 +339,7 @@ impl Cluster {
             Undo::Join(from, to) => {
                 if self.cuts.get(&(from, to)).is_some_and(|until| *until <= self.now) {
                     self.cuts.remove(&(from, to));
-                    self.sim.repair_oneway(self.host(from), self.host(to));
+                    self.sim.repair_oneway(host(from), host(to));
                 }
             }
             Undo::Latency(node) => self.set_latency(node, self.latency_max),
@@ -426,14 +389,29 @@ impl Cluster {
     }
 
     fn fire_armed(&mut self) {
-        for (nodes, back_after) in std::mem::take(&mut self.armed) {
-            if self.runs(nodes[0]) && self.places[nodes[0]].disk.unsynced_bytes() > 0 {
-                self.power_loss(&nodes, back_after);
-                self.count("fault_power_loss_unsynced", 1);
-            } else {
-                self.armed.push((nodes, back_after));
-            }
+        for fault in std::mem::take(&mut self.armed) {
+            let struck = match &fault {
+                Fault::PowerLossUnsynced { nodes, back_after } if self.has_unsynced(nodes[0]) => {
+                    all_at(nodes, *back_after)
+                }
+                Fault::PowerLossEverywhere { back_after }
+                    if (0..3).all(|node| self.runs(node))
+                        && (0..3).any(|node| self.has_unsynced(node)) =>
+                {
+                    back_after.iter().copied().enumerate().collect()
+                }
+                _ => {
+                    self.armed.push(fault);
+                    continue;
+                }
+            };
+            self.power_loss(&struck);
+            self.count(&format!("fault_{}", fault.kind()), 1);
         }
+    }
+
+    fn has_unsynced(&self, node: usize) -> bool {
+        self.runs(node) && self.places[node].disk.unsynced_bytes() > 0
     }
 
     /// From now on no disk keeps what it says it keeps.
@@ -452,88 +430,11 @@ impl Cluster {
             }
         }
         for (from, to) in std::mem::take(&mut self.cuts).into_keys() {
-            self.sim.repair_oneway(self.host(from), self.host(to));
+            self.sim.repair_oneway(host(from), host(to));
         }
         for place in &self.places {
             place.disk.fail_syncs(0);
             place.clock.drift(0);
-        }
-    }
-}
-
-impl Place {
-    /// One life of the node's process; the caller drops it when it ends.
-    async fn live(&self) {
-        let life = {
-            let mut state = self.state.lock();
-            state.lives += 1;
-            *state = State { lives: state.lives, running: true, ..State::default() };
-            state.lives
-        };
-        let ended = self.run(life).await;
-        self.state.lock().ended = Some(ended);
-        // What it left behind goes with the process, which the cluster kills at the end of this step.
-        std::future::pending::<()>().await;
-    }
-
-    async fn run(&self, life: u64) -> Ended {
-        let world = World {
-            disk: Arc::new(self.disk.restarted()),
-            net: Arc::new(SimulatedNet),
-            clock: self.clock.clone(),
-            entropy: SeededEntropy::new(
-                self.seed.wrapping_mul(1_000_003).wrapping_add(life * 3 + self.node as u64),
-            ),
-            failpoints: Arc::new(NoFailpoints),
-        };
-        let node = match Node::start(self.config(), world).await {
-            Ok(node) => node,
-            Err(error) => return Ended::NotStarted(format!("{error:#}")),
-        };
-        let failure = tokio::select! {
-            biased;
-            reason = node.failure() => Some(reason),
-            () = self.stop.notified() => None,
-        };
-        match failure {
-            Some(reason) => Ended::Failed(reason),
-            None => {
-                node.shutdown().await;
-                Ended::Stopped
-            }
-        }
-    }
-
-    fn end(&self) {
-        let mut state = self.state.lock();
-        state.running = false;
-        state.ended = None;
-    }
-
-    fn config(&self) -> Config {
-        let address = |node: usize| NodeAddress {
-            az: AZS[node].to_owned(),
-            peer: peer_address(node),
-            kinesis: format!("{}:{KINESIS_PORT}", AZS[node]),
-        };
-        Config {
-            az: AZS[self.node].to_owned(),
-            data_dir: PathBuf::from("/data"),
-            kinesis_listen: Some(format!("0.0.0.0:{KINESIS_PORT}")),
-            peer_listen: Some(format!("0.0.0.0:{PEER_PORT}")),
-            account: "000000000000".to_owned(),
-            region: "us-east-1".to_owned(),
-            raft: Raft::default(),
-            log: self.log.clone(),
-            iterator_seconds: 300,
-            put_deadline_ms: 5_000,
-            quotas: false,
-            deduplicate: true,
-            retention_override_seconds: None,
-            on_demand_window_seconds: 600,
-            enable_faults: false,
-            fault_token: None,
-            nodes: (0..3).map(address).collect(),
         }
     }
 }

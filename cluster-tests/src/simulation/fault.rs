@@ -14,6 +14,9 @@ pub enum Fault {
     PowerLoss { nodes: Vec<usize>, back_after: u64 },
     /// The same, at the first moment from now on at which the first of them has unsynced bytes.
     PowerLossUnsynced { nodes: Vec<usize>, back_after: u64 },
+    /// The power of all three fails, at the first moment from now on at which all run and one has unsynced bytes. Each
+    /// is back after its own time.
+    PowerLossEverywhere { back_after: [u64; 3] },
     /// The process dies: unsynced bytes stay readable, and are not durable.
     ProcessCrash { node: usize, back_after: u64 },
     /// The process is asked to stop, and is started again.
@@ -43,9 +46,10 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind, as [`Fault::kind`] names it.
-    pub const KINDS: [&str; 14] = [
+    pub const KINDS: [&str; 15] = [
         "power_loss",
         "power_loss_unsynced",
+        "power_loss_everywhere",
         "process_crash",
         "stop",
         "isolate",
@@ -65,18 +69,19 @@ impl Fault {
         let place = match self {
             Fault::PowerLoss { .. } => 0,
             Fault::PowerLossUnsynced { .. } => 1,
-            Fault::ProcessCrash { .. } => 2,
-            Fault::Stop { .. } => 3,
-            Fault::Isolate { .. } => 4,
-            Fault::OneWay { .. } => 5,
-            Fault::Bridge { .. } => 6,
-            Fault::Delay { .. } => 7,
-            Fault::Loss { .. } => 8,
-            Fault::SlowSync { .. } => 9,
-            Fault::StalledSync { .. } => 10,
-            Fault::FailedSync { .. } => 11,
-            Fault::ClockJump { .. } => 12,
-            Fault::ClockDrift { .. } => 13,
+            Fault::PowerLossEverywhere { .. } => 2,
+            Fault::ProcessCrash { .. } => 3,
+            Fault::Stop { .. } => 4,
+            Fault::Isolate { .. } => 5,
+            Fault::OneWay { .. } => 6,
+            Fault::Bridge { .. } => 7,
+            Fault::Delay { .. } => 8,
+            Fault::Loss { .. } => 9,
+            Fault::SlowSync { .. } => 10,
+            Fault::StalledSync { .. } => 11,
+            Fault::FailedSync { .. } => 12,
+            Fault::ClockJump { .. } => 13,
+            Fault::ClockDrift { .. } => 14,
         };
         Fault::KINDS[place]
     }
@@ -92,8 +97,18 @@ pub struct Event {
     pub fault: Fault,
 }
 
+/// Which faults a seed draws.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storm {
+    /// Any.
+    #[default]
+    Mixed,
+    /// Any, and in each seed the power of all three nodes fails at once, two to four times.
+    PowerLossAll,
+}
+
 /// Faults over `span_ms`, by rising time. Each seed has a temper of its own: some are dense, some sparse.
-pub fn schedule(seed: u64, span_ms: u64) -> Vec<Event> {
+pub fn schedule(seed: u64, span_ms: u64, storm: Storm) -> Vec<Event> {
     let mut random = SmallRng::seed_from_u64(seed ^ 0xfa17);
     let pause_max = random.random_range(400..3_000);
     let mut events = Vec::new();
@@ -105,8 +120,22 @@ pub fn schedule(seed: u64, span_ms: u64) -> Vec<Event> {
         events.extend(again);
         at += random.random_range(50..pause_max);
     }
+    if storm == Storm::PowerLossAll {
+        events.extend(power_lost_everywhere(&mut random, span_ms));
+    }
     events.sort_by_key(|event| event.at);
     events
+}
+
+/// Two to four times, one in each part of the span but the last: other faults may keep a node down for a while.
+fn power_lost_everywhere(random: &mut SmallRng, span_ms: u64) -> Vec<Event> {
+    let times = random.random_range(2..=4);
+    let part = (span_ms / (times + 1)).max(1);
+    let once = |number| Event {
+        at: number * part + random.random_range(0..part),
+        fault: Fault::PowerLossEverywhere { back_after: [(); 3].map(|()| back_after(random)) },
+    };
+    (0..times).map(once).collect()
 }
 
 /// Now and then the power fails once more while a node recovers, when what it writes decides what it is.
@@ -127,7 +156,7 @@ fn draw(random: &mut SmallRng) -> Fault {
     let other = (node + random.random_range(1..3)) % 3;
     let lasts = random.random_range(100..4_000);
     let back_after = back_after(random);
-    match random.random_range(0..17) {
+    match random.random_range(0..18) {
         0 | 1 => Fault::PowerLoss { nodes: some_nodes(random, node), back_after },
         2..=4 => Fault::PowerLossUnsynced { nodes: some_nodes(random, node), back_after },
         5 => Fault::ProcessCrash { node, back_after },
@@ -141,6 +170,7 @@ fn draw(random: &mut SmallRng) -> Fault {
         13 => Fault::FailedSync { node },
         14 => Fault::Loss { node, permille: random.random_range(1..80), lasts },
         15 => Fault::ClockJump { node, by: random.random_range(-5_000..5_000) },
+        16 => Fault::PowerLossEverywhere { back_after: [(); 3].map(|()| self::back_after(random)) },
         _ => Fault::ClockDrift { node, ppm: random.random_range(-20_000..20_000) },
     }
 }
@@ -160,22 +190,42 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    fn mixed(seed: u64) -> Vec<Event> {
+        schedule(seed, 20_000, Storm::Mixed)
+    }
+
     #[test]
     fn a_seed_means_one_schedule() {
-        assert_eq!(schedule(7, 20_000), schedule(7, 20_000));
-        assert_ne!(schedule(7, 20_000), schedule(8, 20_000));
+        assert_eq!(mixed(7), mixed(7));
+        assert_ne!(mixed(7), mixed(8));
+    }
+
+    #[test]
+    fn power_fails_everywhere_in_every_storm_that_is_to_have_it() {
+        for seed in 0..200 {
+            let events = schedule(seed, 20_000, Storm::PowerLossAll);
+            let everywhere = |event: &&Event| event.fault.kind() == "power_loss_everywhere";
+            let early = events.iter().filter(everywhere).filter(|event| event.at < 16_000);
+            assert!(early.count() >= 2, "seed {seed}: {events:?}");
+            assert!(events.len() > mixed(seed).len(), "seed {seed} has no other faults");
+            assert!(events.is_sorted_by_key(|event| event.at));
+        }
+        let without = (0..200).filter(|seed| {
+            !mixed(*seed).iter().any(|event| event.fault.kind() == "power_loss_everywhere")
+        });
+        assert!(without.count() > 20, "the other storms do not all have it");
     }
 
     #[test]
     fn every_kind_is_drawn() {
-        let events = (0..50).flat_map(|seed| schedule(seed, 20_000));
+        let events = (0..50).flat_map(mixed);
         let drawn: BTreeSet<&str> = events.map(|event| event.fault.kind()).collect();
         assert_eq!(drawn, BTreeSet::from(Fault::KINDS));
     }
 
     #[test]
     fn a_script_is_what_was_written() {
-        let events = schedule(3, 20_000);
+        let events = mixed(3);
         let text = serde_json::to_string(&events).unwrap();
         assert_eq!(serde_json::from_str::<Vec<Event>>(&text).unwrap(), events);
     }

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use super::board::{Board, Outcome, Phase};
-use super::cluster::{AZS, KINESIS_PORT};
+use super::place::{AZS, KINESIS_PORT};
 use crate::history::{Event, Position, RecordId, SequenceNumber, Stored};
 use crate::raw_http::{Answer, kinesis_over};
 
@@ -69,7 +69,7 @@ pub(super) async fn producer(seed: u64, board: Arc<Board>) -> turmoil::Result {
         for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
             board.note(id, outcome);
         }
-        sleep(Duration::from_millis(random.random_range(0..60))).await;
+        sleep(Duration::from_millis(random.random_range(0..super::board::knob("K_HTTP",60)))).await;
     }
     Ok(())
 }
@@ -203,7 +203,7 @@ pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
                 Some(iterator) => place.read(node, iterator, &board).await?,
             }
         }
-        sleep(PAUSE).await;
+        sleep(Duration::from_millis(super::board::knob("K_READ",60))).await;
     }
     Ok(())
 }

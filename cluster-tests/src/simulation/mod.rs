@@ -8,6 +8,7 @@
 //! |---|---|
 //! | what can happen to the cluster, drawn from a seed | `fault.rs` |
 //! | network, clock and randomness of a node | `world.rs` |
+//! | a node's disk and clock, and its lives | `place.rs` |
 //! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
@@ -27,6 +28,7 @@ mod cluster;
 mod fault;
 mod kinesis;
 mod operator;
+mod place;
 mod plant;
 mod report;
 mod resharder;
@@ -36,7 +38,7 @@ mod shrink;
 mod trace;
 mod world;
 
-pub use fault::{Event, Fault, schedule};
+pub use fault::{Event, Fault, Storm, schedule};
 pub use plant::Plant;
 pub use report::{Report, Sum};
 pub use run::{Settings, run};

@@ -51,6 +51,8 @@ pub struct Sum {
     pub simulated_ms: u64,
     /// Sum of the coverage.
     pub coverage: BTreeMap<String, u64>,
+    /// In how many seeds what happened.
+    pub seeds_with: BTreeMap<String, u64>,
 }
 
 impl Sum {
@@ -63,7 +65,13 @@ impl Sum {
         }
         for (what, count) in &report.coverage {
             *self.coverage.entry(what.clone()).or_default() += count;
+            *self.seeds_with.entry(what.clone()).or_default() += u64::from(*count > 0);
         }
+    }
+
+    /// In how many seeds this did not happen.
+    pub fn seeds_without(&self, what: &str) -> u64 {
+        self.seeds - self.seeds_with.get(what).copied().unwrap_or_default()
     }
 
     /// What never happened although a sweep is to show it.

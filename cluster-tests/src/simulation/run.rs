@@ -5,13 +5,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tracing::Level;
 
 use super::board::{Board, Phase};
 use super::clients;
-use super::cluster::Cluster;
-use super::fault::{Event, schedule};
+use super::cluster::{Client, Cluster};
+use super::fault::{Event, Storm, schedule};
 use super::plant::Plant;
 use super::report::Report;
 use super::trace::Trace;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub storm_ms: u64,
     /// The faults; none: by the seed.
     pub script: Option<Vec<Event>>,
+    /// Which faults the seed draws, where there is no script.
+    pub storm: Storm,
     /// Hash every line of debugging too: slow, and the proof that two runs are the same.
     pub full: bool,
     /// Where the log goes.
@@ -70,20 +73,9 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     let panics = watch_panics();
     let board = Board::new(seed)?;
     let mut cluster = Cluster::new(seed);
-    cluster.add_client("founder", clients::founder(board.clone()));
-    for number in 0..PRODUCERS {
-        let producer = clients::producer(number, seed, board.clone());
-        cluster.add_client(&format!("producer-{number}"), producer);
-    }
-    cluster.add_client("http-producer", kinesis::producer(seed, board.clone()));
-    cluster.add_client("reader", clients::reader(board.clone()));
-    cluster.add_client("operator", operator::operator(seed, board.clone()));
-    cluster.add_client("resharder", resharder::resharder(seed, board.clone()));
-    cluster.add_client("http-reader", kinesis::reader(seed, board.clone()));
-    cluster.add_client("auditor", clients::auditor(board.clone()));
-
+    cluster.add_clients(all_clients(seed, &board));
     let script = settings.script.clone();
-    let script = script.unwrap_or_else(|| schedule(seed, settings.storm_ms));
+    let script = script.unwrap_or_else(|| schedule(seed, settings.storm_ms, settings.storm));
     let mut violations = Vec::new();
     if let Err(error) = phases(settings, &script, &mut cluster, &board) {
         violations.push(error);
@@ -101,6 +93,20 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     let (hash, log_lines) = trace.sum();
     let hash = format!("{hash:016x}");
     Ok(Report { seed, hash, log_lines, simulated_ms, violations, coverage })
+}
+
+fn all_clients(seed: u64, board: &Arc<Board>) -> Vec<Client> {
+    let mut all = vec![clients::founder(board.clone()).boxed_local()];
+    for number in 0..PRODUCERS {
+        all.push(clients::producer(number, seed, board.clone()).boxed_local());
+    }
+    all.push(kinesis::producer(seed, board.clone()).boxed_local());
+    all.push(clients::reader(board.clone()).boxed_local());
+    all.push(operator::operator(seed, board.clone()).boxed_local());
+    all.push(resharder::resharder(seed, board.clone()).boxed_local());
+    all.push(kinesis::reader(seed, board.clone()).boxed_local());
+    all.push(clients::auditor(board.clone()).boxed_local());
+    all
 }
 
 /// The error says what did not come about in time.

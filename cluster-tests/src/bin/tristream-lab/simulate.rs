@@ -15,9 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::time::Instant;
-use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Script, Settings, Sum};
+use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Script, Settings, Storm, Sum};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -62,8 +62,11 @@ struct Run {
     /// How many simulated seconds faults come: by default 20, or what the script says.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Which faults a seed draws.
+    #[arg(long, value_enum, default_value_t)]
+    faults: Faults,
     /// Faults from a file of JSON instead of from the seed.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "faults")]
     script: Option<PathBuf>,
     /// Of these faults only some, by their places in the list, from 0 on: `2,5`, or `none`.
     #[arg(long)]
@@ -107,6 +110,28 @@ impl fmt::Display for Only {
     }
 }
 
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Faults {
+    /// Any.
+    #[default]
+    Mixed,
+    /// Any, and in each seed the power of all three nodes fails at once, two to four times.
+    #[value(name = "power_loss_all")]
+    PowerLossAll,
+}
+
+/// What each seed of `--faults power_loss_all` is about.
+const EVERYWHERE: &str = "fault_power_loss_everywhere";
+
+impl Faults {
+    fn storm(self) -> Storm {
+        match self {
+            Faults::Mixed => Storm::Mixed,
+            Faults::PowerLossAll => Storm::PowerLossAll,
+        }
+    }
+}
+
 const NONE: &str = "none";
 const SECONDS: u64 = 20;
 /// So many broken seeds are shrunk.
@@ -137,6 +162,7 @@ pub(super) fn one_seed(arguments: &OneSeed) -> anyhow::Result<bool> {
             None => arguments.run.script()?.map(|script| script.events),
             Some(_) => Some(arguments.run.faults(arguments.seed)?),
         },
+        storm: arguments.run.faults.storm(),
         full: arguments.run.full,
         log: arguments.run.log.clone(),
         plant: arguments.run.plant()?,
@@ -167,7 +193,7 @@ impl Run {
     fn faults(&self, seed: u64) -> anyhow::Result<Vec<Event>> {
         let all = match self.script()? {
             Some(script) => script.events,
-            None => simulation::schedule(seed, self.seconds()? * 1000),
+            None => simulation::schedule(seed, self.seconds()? * 1000, self.faults.storm()),
         };
         let Some(Only(places)) = &self.only else { return Ok(all) };
         let found = places.iter().map(|place| all.get(*place).cloned());
@@ -222,7 +248,7 @@ pub(super) fn sweep(arguments: &Arguments) -> anyhow::Result<bool> {
     let sum = sum.into_inner().unwrap_or_else(|broken| broken.into_inner());
     let broken = broken.into_inner().unwrap_or_else(|broken| broken.into_inner());
     shrinking::tell(&broken, arguments)?;
-    let missing = if arguments.cover { sum.missing() } else { Vec::new() };
+    let missing = if arguments.cover { arguments.missing(&sum) } else { Vec::new() };
     if arguments.json {
         say(&serde_json::to_string(&sum)?)?;
     } else {
@@ -240,7 +266,9 @@ impl Run {
         let script = self.script.as_ref().map(|path| ("script", path.display().to_string()));
         let plant = self.plant.as_ref().map(|plant| ("plant", plant.clone()));
         let only = self.only.as_ref().map(|only| ("only", only.to_string()));
-        let options = [script, plant, only].into_iter().flatten();
+        let everywhere = self.faults == Faults::PowerLossAll;
+        let faults = everywhere.then(|| ("faults", "power_loss_all".to_owned()));
+        let options = [faults, script, plant, only].into_iter().flatten();
         let options = options.map(|(name, value)| format!(" --{name} {value}"));
         let (seconds, options) = (self.seconds()?, options.collect::<String>());
         Ok(format!("tristream-lab simulate --seed {seed} --seeds 1 --seconds {seconds}{options}"))
@@ -248,6 +276,15 @@ impl Run {
 }
 
 impl Arguments {
+    fn missing(&self, sum: &Sum) -> Vec<String> {
+        let mut missing = sum.missing();
+        let without = sum.seeds_without(EVERYWHERE);
+        if self.run.faults == Faults::PowerLossAll && without > 0 {
+            missing.push(format!("{EVERYWHERE} in {without} seeds"));
+        }
+        missing
+    }
+
     fn one(&self, seed: u64) -> anyhow::Result<Report> {
         if !self.twice {
             return in_a_process(seed, &self.run);
@@ -275,6 +312,9 @@ fn in_a_process(seed: u64, run: &Run) -> anyhow::Result<Report> {
     }
     if let Some(only) = &run.only {
         command.args(["--only", &only.to_string()]);
+    }
+    if run.faults == Faults::PowerLossAll {
+        command.args(["--faults", "power_loss_all"]);
     }
     for (name, path) in [("--script", &run.script), ("--log", &run.log)] {
         if let Some(path) = path {

@@ -1,0 +1,137 @@
+//! A node's place: its disk, its clock, and one life of the node after the other.
+//!
+//! Invariant: what outlives a process is here, and nothing else does. Must not know faults.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tristream_node::config::{Config, Log, NodeAddress, Raft};
+use tristream_node::disk::SimulatedDisk;
+use tristream_node::failpoint::NoFailpoints;
+use tristream_node::{Node, World};
+
+use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
+
+/// The nodes' names and availability zones.
+pub(super) const AZS: [&str; 3] = ["az-a", "az-b", "az-c"];
+const PEER_PORT: u16 = 5567;
+pub(super) const KINESIS_PORT: u16 = 4567;
+
+/// Where a node's native door is.
+pub(super) fn peer_address(node: usize) -> String {
+    format!("{}:{PEER_PORT}", AZS[node])
+}
+
+/// How a node's life ended by itself.
+pub(super) enum Ended {
+    NotStarted(String),
+    Failed(String),
+    Stopped,
+}
+
+/// A node's place: what outlives its process.
+pub(super) struct Place {
+    node: usize,
+    seed: u64,
+    log: Log,
+    pub(super) disk: SimulatedDisk,
+    pub(super) clock: Arc<SimulatedClock>,
+    pub(super) stop: Notify,
+    pub(super) state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) lives: u64,
+    pub(super) running: bool,
+    pub(super) ended: Option<Ended>,
+    /// A fault made a sync fail in this life.
+    pub(super) disk_failed: bool,
+    /// Somebody asked it to stop, and wants it back after this many milliseconds.
+    pub(super) back_after_stop: Option<u64>,
+}
+
+impl Place {
+    pub(super) fn new(node: usize, seed: u64, log: Log, disk: SimulatedDisk) -> Place {
+        let (clock, stop, state) = (Arc::default(), Notify::new(), Mutex::default());
+        Place { node, seed, log, disk, clock, stop, state }
+    }
+
+    /// One life of the node's process; the caller drops it when it ends.
+    pub(super) async fn live(&self) {
+        let life = {
+            let mut state = self.state.lock();
+            state.lives += 1;
+            *state = State { lives: state.lives, running: true, ..State::default() };
+            state.lives
+        };
+        let ended = self.run(life).await;
+        self.state.lock().ended = Some(ended);
+        // What it left behind goes with the process, which the cluster kills at the end of this step.
+        std::future::pending::<()>().await;
+    }
+
+    async fn run(&self, life: u64) -> Ended {
+        let world = World {
+            disk: Arc::new(self.disk.restarted()),
+            net: Arc::new(SimulatedNet),
+            clock: self.clock.clone(),
+            entropy: SeededEntropy::new(
+                self.seed.wrapping_mul(1_000_003).wrapping_add(life * 3 + self.node as u64),
+            ),
+            failpoints: Arc::new(NoFailpoints),
+        };
+        let node = match Node::start(self.config(), world).await {
+            Ok(node) => node,
+            Err(error) => return Ended::NotStarted(format!("{error:#}")),
+        };
+        let failure = tokio::select! {
+            biased;
+            reason = node.failure() => Some(reason),
+            () = self.stop.notified() => None,
+        };
+        match failure {
+            Some(reason) => Ended::Failed(reason),
+            None => {
+                node.shutdown().await;
+                Ended::Stopped
+            }
+        }
+    }
+
+    /// The process is gone.
+    pub(super) fn end(&self) {
+        let mut state = self.state.lock();
+        state.running = false;
+        state.ended = None;
+    }
+
+    fn config(&self) -> Config {
+        let address = |node: usize| NodeAddress {
+            az: AZS[node].to_owned(),
+            peer: peer_address(node),
+            kinesis: format!("{}:{KINESIS_PORT}", AZS[node]),
+        };
+        Config {
+            az: AZS[self.node].to_owned(),
+            data_dir: PathBuf::from("/data"),
+            kinesis_listen: Some(format!("0.0.0.0:{KINESIS_PORT}")),
+            peer_listen: Some(format!("0.0.0.0:{PEER_PORT}")),
+            account: "000000000000".to_owned(),
+            region: "us-east-1".to_owned(),
+            raft: Raft::default(),
+            log: self.log.clone(),
+            iterator_seconds: 300,
+            put_deadline_ms: 5_000,
+            quotas: false,
+            deduplicate: true,
+            retention_override_seconds: None,
+            on_demand_window_seconds: 600,
+            enable_faults: false,
+            fault_token: None,
+            nodes: (0..3).map(address).collect(),
+        }
+    }
+}
