@@ -102,12 +102,17 @@ impl Default for Raft {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// A segment is sealed at this size.
+    /// Size of a segment's file.
     pub segment_bytes: u64,
     /// Recent payloads kept in memory.
     pub tail_bytes: usize,
     /// Bytes that may wait for the disk.
     pub queue_bytes: usize,
+    /// How fast segments are rewritten, to give space back and to bring a shard's records together.
+    /// 0: not at all.
+    pub rewrite_bytes_per_second: u64,
+    /// How fast what is stored is read again, to look for damage. 0: not at all.
+    pub scrub_bytes_per_second: u64,
     /// Bytes of the disk that are kept free of records, for votes, metadata, trims and deletes: with
     /// less free, puts are refused. 0 keeps nothing. Default: 5 % of the disk or 1 GiB, whichever is
     /// more, but at most a quarter of it, and at least two segments.
@@ -118,9 +123,11 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Log {
-            segment_bytes: 64 << 20,
+            segment_bytes: 256 << 20,
             tail_bytes: 128 << 20,
             queue_bytes: 64 << 20,
+            rewrite_bytes_per_second: 64 << 20,
+            scrub_bytes_per_second: 8 << 20,
             reserve_bytes: None,
         }
     }
@@ -193,6 +200,9 @@ impl Config {
         }
         if self.log.segment_bytes < 1 << 20 {
             bail!("log.segment_bytes must be at least 1 MiB");
+        }
+        if self.log.segment_bytes > 16 << 30 {
+            bail!("log.segment_bytes must be at most 16 GiB");
         }
         if self.fault_token.as_ref().is_some_and(|token| token.len() < 16) {
             bail!("fault_token must have at least 16 characters");

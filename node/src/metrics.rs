@@ -57,6 +57,11 @@ struct DemandStep {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SegmentKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Fault {
     fault: &'static str,
 }
@@ -91,6 +96,17 @@ pub struct Metrics {
     fsync_seconds: Histogram,
     fsync_failures: Counter,
     log_bytes_written: Counter,
+    log_zero_fill_bytes: Counter,
+    log_user_bytes: Counter,
+    log_padding_bytes: Counter,
+    log_footer_bytes: Counter,
+    log_rewritten_bytes: Counter,
+    log_scrubbed_bytes: Counter,
+    log_faulty_entries: Counter,
+    log_repaired_entries: Counter,
+    log_mended_footers: Counter,
+    log_open_ms: Gauge,
+    log_segments_by_kind: Family<SegmentKind, Gauge>,
     log_segments: Gauge,
     log_bytes: Gauge,
     torn_tails: Counter,
@@ -149,6 +165,17 @@ impl Metrics {
             fsync_seconds: latency(),
             fsync_failures: Counter::default(),
             log_bytes_written: Counter::default(),
+            log_zero_fill_bytes: Counter::default(),
+            log_user_bytes: Counter::default(),
+            log_padding_bytes: Counter::default(),
+            log_footer_bytes: Counter::default(),
+            log_rewritten_bytes: Counter::default(),
+            log_scrubbed_bytes: Counter::default(),
+            log_faulty_entries: Counter::default(),
+            log_repaired_entries: Counter::default(),
+            log_mended_footers: Counter::default(),
+            log_open_ms: Gauge::default(),
+            log_segments_by_kind: Family::default(),
             log_segments: Gauge::default(),
             log_bytes: Gauge::default(),
             torn_tails: Counter::default(),
@@ -232,6 +259,12 @@ impl Metrics {
             "Bytes written to the shared log",
             self.log_bytes_written.clone(),
         );
+        r.register(
+            "log_zero_fill_bytes",
+            "Zeros written to make segments ready before they are needed",
+            self.log_zero_fill_bytes.clone(),
+        );
+        self.register_log(r);
         r.register("log_segments", "Segments of the shared log", self.log_segments.clone());
         r.register("log_bytes", "Bytes of the shared log on disk", self.log_bytes.clone());
         r.register("torn_tails", "Torn tails cut at start", self.torn_tails.clone());
@@ -307,6 +340,60 @@ impl Metrics {
         );
     }
 
+    fn register_log(&self, r: &mut Registry) {
+        let counters = [
+            ("log_user_bytes", "Payloads taken in by the shared log", &self.log_user_bytes),
+            (
+                "log_padding_bytes",
+                "Zeros that fill the shared log's blocks, of the bytes written",
+                &self.log_padding_bytes,
+            ),
+            (
+                "log_footer_bytes",
+                "Bytes of footers written behind full segments",
+                &self.log_footer_bytes,
+            ),
+            (
+                "log_rewritten_bytes",
+                "Bytes written to bring entries together and to give space back",
+                &self.log_rewritten_bytes,
+            ),
+            (
+                "log_scrubbed_bytes",
+                "Bytes of sealed segments read again to look for damage",
+                &self.log_scrubbed_bytes,
+            ),
+            (
+                "log_faulty_entries",
+                "Entries of the log found damaged on disk",
+                &self.log_faulty_entries,
+            ),
+            (
+                "log_repaired_entries",
+                "Damaged entries of the log put right",
+                &self.log_repaired_entries,
+            ),
+            (
+                "log_mended_footers",
+                "Damaged footers made again from their segments",
+                &self.log_mended_footers,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            r.register(name, help, counter.clone());
+        }
+        r.register(
+            "log_open_milliseconds",
+            "Time that opening the shared log took",
+            self.log_open_ms.clone(),
+        );
+        r.register(
+            "log_segments_of_kind",
+            "Segments of the shared log: active, full, sealed, rewritten",
+            self.log_segments_by_kind.clone(),
+        );
+    }
+
     /// Prometheus (OpenMetrics) text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -367,6 +454,61 @@ impl Metrics {
     /// A write or sync of the log failed.
     pub fn observe_fsync_failure(&self) {
         self.fsync_failures.inc();
+    }
+
+    /// Zeros were written into a file that will be a segment.
+    pub fn observe_zero_fill(&self, bytes: u64) {
+        self.log_zero_fill_bytes.inc_by(bytes);
+    }
+
+    /// Payloads were taken in, to be written.
+    pub fn observe_log_user(&self, bytes: u64) {
+        self.log_user_bytes.inc_by(bytes);
+    }
+
+    /// A block was filled up with zeros.
+    pub fn observe_log_padding(&self, bytes: u64) {
+        self.log_padding_bytes.inc_by(bytes);
+    }
+
+    /// A footer was written.
+    pub fn observe_log_footer(&self, bytes: u64) {
+        self.log_footer_bytes.inc_by(bytes);
+    }
+
+    /// Segments were rewritten into one of so many bytes.
+    pub fn observe_rewritten(&self, bytes: u64) {
+        self.log_rewritten_bytes.inc_by(bytes);
+    }
+
+    /// Sealed bytes were read again.
+    pub fn observe_scrubbed(&self, bytes: u64) {
+        self.log_scrubbed_bytes.inc_by(bytes);
+    }
+
+    /// An entry was found damaged.
+    pub fn observe_faulty(&self) {
+        self.log_faulty_entries.inc();
+    }
+
+    /// A damaged entry was put right.
+    pub fn observe_repaired(&self) {
+        self.log_repaired_entries.inc();
+    }
+
+    /// A damaged footer was made again.
+    pub fn observe_footer_mended(&self) {
+        self.log_mended_footers.inc();
+    }
+
+    /// The log was opened.
+    pub fn set_log_open(&self, took: Duration) {
+        self.log_open_ms.set(i64::try_from(took.as_millis()).unwrap_or(i64::MAX));
+    }
+
+    /// How many segments there are of a kind.
+    pub fn set_log_segments(&self, kind: &'static str, count: usize) {
+        self.log_segments_by_kind.get_or_create(&SegmentKind { kind }).set(count as i64);
     }
 
     /// A torn tail was cut.

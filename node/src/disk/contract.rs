@@ -57,6 +57,10 @@ async fn files(disk: &dyn Disk, dir: &Path) {
     file.set_len(12).await.unwrap();
     let again = disk.open(&dir.join("f"), Open::Existing).unwrap();
     assert_eq!(&again.read_at(0, 12).await.unwrap()[..], b"\0\0hello Wo\0\0");
+    file.allocate(14).await.unwrap();
+    assert_eq!(&again.read_at(0, 14).await.unwrap()[..], b"\0\0hello Wo\0\0\0\0");
+    file.allocate(3).await.unwrap();
+    assert_eq!(file.len().unwrap(), 14, "it never cuts");
 }
 
 fn locks(disk: &dyn Disk, dir: &Path) {

@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 
 pub use real::RealDisk;
 pub use room::{Reserve, Room, Storage};
-pub use simulated::{Damage, Flip, Lasting, SimulatedDisk};
+pub use simulated::{Call, Damage, Flip, Lasting, SimulatedDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,4 +86,7 @@ pub trait File: Send + Sync + 'static {
     }
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> BoxFuture<'_, io::Result<()>>;
+    /// Makes the file at least `len` bytes long (with zeros) and takes the room for them now, where
+    /// the disk can; `StorageFull` when there is none. It may have grown in part then.
+    fn allocate(&self, len: u64) -> BoxFuture<'_, io::Result<()>>;
 }

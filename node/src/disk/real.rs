@@ -127,4 +127,19 @@ impl File for RealFile {
         let file = self.0.clone();
         Box::pin(blocking(move || file.set_len(len)))
     }
+
+    fn allocate(&self, len: u64) -> BoxFuture<'_, io::Result<()>> {
+        let file = self.0.clone();
+        Box::pin(blocking(move || {
+            use rustix::fs::{FallocateFlags, fallocate};
+            match fallocate(&*file, FallocateFlags::empty(), 0, len) {
+                // This file system cannot: the room is taken when the bytes are written.
+                Err(rustix::io::Errno::OPNOTSUPP) if file.metadata()?.len() < len => {
+                    file.set_len(len)
+                }
+                Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+                result => Ok(result?),
+            }
+        }))
+    }
 }

@@ -31,7 +31,7 @@ use file::SimulatedFile;
 use state::{NameChange, State};
 
 pub use content::Damage;
-pub use faults::{Flip, Lasting};
+pub use faults::{Call, Flip, Lasting};
 
 /// Of a new disk.
 const CAPACITY_BYTES: u64 = 1 << 40;

@@ -52,10 +52,10 @@ impl Tables for Shared {
 
 async fn bench(disk: SimulatedDisk, tables: &Arc<MemoryTables>) -> Bench {
     let config = log::Config {
-        dir: "log".into(),
         segment_bytes: 1 << 20,
         tail_bytes: 1 << 20,
         queue_bytes: 1 << 20,
+        ..log::Config::new("log".into())
     };
     let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new()));
     let entropy = Arc::new(OsEntropy);

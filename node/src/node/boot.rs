@@ -247,6 +247,8 @@ impl Boot {
             segment_bytes: self.config.log.segment_bytes,
             tail_bytes: self.config.log.tail_bytes,
             queue_bytes: self.config.log.queue_bytes,
+            rewrite_bytes_per_second: self.config.log.rewrite_bytes_per_second,
+            scrub_bytes_per_second: self.config.log.scrub_bytes_per_second,
         };
         let log = Log::open(
             config,

@@ -59,7 +59,7 @@ pub(super) fn to_log(entry: RaftEntry) -> Entry {
         EntryPayload::Normal(command) => (EntryKind::Command, command.0),
         EntryPayload::Membership(config) => (EntryKind::Membership, encode_config(&config)),
     };
-    Entry { id, kind, payload }
+    Entry { id, kind, stamp_ms: 0, payload }
 }
 
 pub(super) fn from_log(entry: Entry) -> io::Result<RaftEntry> {
@@ -181,7 +181,7 @@ fn from_wire_entry(entry: wire::LogEntry) -> io::Result<RaftEntry> {
     };
     let id = entry.id.as_ref().ok_or_else(|| bad("an entry without an id"))?;
     let id = EntryId { term: id.term, node: NodeId(id.node), index: id.index };
-    from_log(Entry { id, kind, payload: entry.payload })
+    from_log(Entry { id, kind, stamp_ms: 0, payload: entry.payload })
 }
 
 /// Outcome of one request of an append stream.
@@ -269,7 +269,8 @@ mod tests {
                     Bytes::from_static(br#"{"configs":[[1,2,3]],"nodes":[1,2,3]}"#)
                 }
             };
-            let entry = Entry { id: EntryId { term, node: NodeId(node), index }, kind, payload };
+            let id = EntryId { term, node: NodeId(node), index };
+            let entry = Entry { id, kind, stamp_ms: 0, payload };
             let there = from_log(entry.clone()).expect("a valid entry");
             let over_the_wire = from_wire_entry(to_wire_entry(there)).expect("a valid entry");
             prop_assert_eq!(to_log(over_the_wire), entry);

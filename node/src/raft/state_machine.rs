@@ -146,15 +146,28 @@ async fn holds(log: &GroupLog, id: EntryId) -> bool {
     read.is_ok_and(|entries| entries.first().map(|entry| entry.id) == Some(id))
 }
 
+/// The newest checkpoint that can be read; a damaged one is not told of again.
 async fn restore_checkpoint<M: Machine>(
     machine: &mut M,
     log: &GroupLog,
 ) -> io::Result<(Option<EntryId>, RaftMembership)> {
-    let Some(applied) = log.state().checkpoint else {
-        return Ok((None, RaftMembership::default()));
+    let (applied, bytes) = loop {
+        let state = log.state();
+        let Some(applied) = state.checkpoint else {
+            return match state.purged {
+                None => Ok((None, RaftMembership::default())),
+                Some(_) => Err(convert::bad("the log was purged and no checkpoint can be read")),
+            };
+        };
+        match log.read_checkpoint(applied).await {
+            Ok(Some(bytes)) => break (applied, bytes),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "falling back to an older checkpoint");
+            }
+            Err(error) => return Err(error),
+        }
     };
-    let missing = || convert::bad("a checkpoint that the log told of is not there");
-    let bytes = log.read_checkpoint(applied).await?.ok_or_else(missing)?;
     let (membership, state) = convert::decode_checkpoint(bytes)?;
     machine.restore(state).map_err(machine_error)?;
     Ok((Some(applied), membership))

@@ -41,6 +41,17 @@ pub enum Lasting {
     ForEver,
 }
 
+/// A kind of call that can be made to fail once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// A read of any file.
+    Read,
+    /// A sync of any file.
+    Sync,
+    /// A sync of any folder.
+    DirSync,
+}
+
 /// Bytes of a file that cannot be read.
 #[derive(Clone, Debug)]
 pub(super) struct BadRange {
@@ -63,6 +74,8 @@ pub(super) struct Faults {
     failing_syncs: u32,
     failing_dir_syncs: u32,
     failing_reads: u32,
+    /// The one call that is to fail, and how many before it are not.
+    ordered: Option<(Call, u64)>,
     lies: bool,
     filling: Filling,
     space_calls: u64,
@@ -91,10 +104,27 @@ impl Faults {
     pub(super) fn forget_syncs(&mut self) {
         self.failing_syncs = 0;
         self.failing_dir_syncs = 0;
+        self.ordered = None;
+    }
+
+    /// Whether this call is the one that is to fail.
+    fn is_ordered(&mut self, call: Call) -> bool {
+        match &mut self.ordered {
+            Some((kind, 0)) if *kind == call => {
+                self.ordered = None;
+                true
+            }
+            Some((kind, left)) if *kind == call => {
+                *left -= 1;
+                false
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn next_sync(&mut self) -> SyncFate {
-        match (take_one(&mut self.failing_syncs), self.lies) {
+        let fails = self.is_ordered(Call::Sync) || take_one(&mut self.failing_syncs);
+        match (fails, self.lies) {
             (_, true) => SyncFate::Lie,
             (true, false) => SyncFate::Fail,
             (false, false) => SyncFate::Done,
@@ -102,11 +132,11 @@ impl Faults {
     }
 
     pub(super) fn next_dir_sync_fails(&mut self) -> bool {
-        take_one(&mut self.failing_dir_syncs)
+        self.is_ordered(Call::DirSync) || take_one(&mut self.failing_dir_syncs)
     }
 
     pub(super) fn next_read_fails(&mut self) -> bool {
-        take_one(&mut self.failing_reads)
+        self.is_ordered(Call::Read) || take_one(&mut self.failing_reads)
     }
 
     pub(super) fn count_space_call(&mut self) {
@@ -170,6 +200,18 @@ impl SimulatedDisk {
     /// as they are until a power loss.
     pub fn fail_dir_syncs(&self, count: u32) {
         self.state().faults.failing_dir_syncs = count;
+    }
+
+    /// After so many calls of this kind one fails, and those after it do not: with `calls` from 0 up
+    /// a test has each of them fail in turn. A failed sync is as in `fail_syncs`. A second order
+    /// replaces the first; a crash ends it.
+    pub fn fail_after(&self, call: Call, calls: u64) {
+        self.state().faults.ordered = Some((call, calls));
+    }
+
+    /// Whether the call of `fail_after` is still to come.
+    pub fn is_failure_due(&self) -> bool {
+        self.state().faults.ordered.is_some()
     }
 
     /// From now on syncs of files answer `Ok` and make nothing durable.

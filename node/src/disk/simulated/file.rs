@@ -70,6 +70,11 @@ impl SimulatedFile {
         state.content(self.file)?.change(Change::Cut { len: len as usize });
         Ok(())
     }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let is_longer = self.with(|content| Ok(content.now.len() as u64 >= len))?;
+        if is_longer { Ok(()) } else { self.resize(len) }
+    }
 }
 
 impl Drop for SimulatedFile {
@@ -125,6 +130,13 @@ impl File for SimulatedFile {
         Box::pin(async move {
             self.inner.wait_out_stall().await;
             self.resize(len)
+        })
+    }
+
+    fn allocate(&self, len: u64) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            self.inner.wait_out_stall().await;
+            SimulatedFile::allocate(self, len)
         })
     }
 }

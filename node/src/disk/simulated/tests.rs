@@ -111,6 +111,9 @@ async fn a_full_disk_says_so() {
     let full = file.write_at(12_010, vec![Bytes::from_static(b"x")]).await.unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     assert_eq!(disk.space(Path::new("/d")).unwrap().free_bytes, 0);
+    let full = file.allocate(12_011).await.unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(file.len().unwrap(), 12_010);
 }
 
 #[tokio::test]
@@ -358,4 +361,29 @@ async fn the_same_calls_give_the_same_bytes() {
     for seed in 0..20 {
         assert_eq!(run(seed).await, run(seed).await);
     }
+}
+
+#[tokio::test]
+async fn one_call_of_a_kind_fails_when_its_turn_has_come() {
+    let disk = SimulatedDisk::new();
+    let file = at_risk(&disk).await;
+    disk.fail_after(Call::Read, 2);
+    let mut failed = Vec::new();
+    for _ in 0..4 {
+        file.sync().await.unwrap();
+        failed.push(file.read_at(0, 1).await.is_err());
+    }
+    assert_eq!(failed, [false, false, true, false]);
+    assert!(!disk.is_failure_due());
+    file.write_at(12_000, vec![Bytes::from_static(b"x")]).await.unwrap();
+    disk.fail_after(Call::Sync, 0);
+    disk.sync_dir(Path::new("/d")).await.unwrap();
+    assert!(disk.is_failure_due());
+    file.sync().await.unwrap_err();
+    file.sync().await.unwrap();
+    disk.power_loss(1);
+    assert_eq!(content(&disk).await.len(), 12_000);
+    disk.fail_after(Call::DirSync, 0);
+    disk.process_crash();
+    assert!(!disk.is_failure_due(), "it was the old process's");
 }

@@ -98,7 +98,7 @@ async fn a_snapshot_is_told_once_the_purge_has_reached_it_and_replaces_all_befor
 #[tokio::test]
 async fn they_outlive_the_segments_of_their_time() {
     let mut bench = Bench::simulated();
-    bench.config.segment_bytes = 20_000;
+    bench.config.segment_bytes = 64 << 10;
     bench.config.tail_bytes = 0;
     let log = bench.open().await;
     let (idle, busy) = (log.group(GROUP), log.group(GroupId(8)));
@@ -112,7 +112,7 @@ async fn they_outlive_the_segments_of_their_time() {
     }
     idle.purge(id(1, 5)).await.unwrap();
     busy.purge(id(1, 98)).await.unwrap();
-    until(|| bench.bytes() < 40_000).await;
+    until(|| bench.bytes() < 3 * (64 << 10)).await;
     assert_eq!(told(&idle).await, states(1, &[5, 8]));
     drop((log, idle, busy));
     bench.lose_power(1).await;

@@ -43,10 +43,10 @@ async fn groups(tasks: &Tasks) -> Groups {
 
 async fn groups_on(disk: &SimulatedDisk, tasks: &Tasks) -> Groups {
     let config = log::Config {
-        dir: "log".into(),
         segment_bytes: 1 << 20,
         tail_bytes: 1 << 20,
         queue_bytes: 1 << 20,
+        ..log::Config::new("log".into())
     };
     let (disk, metrics) = (Arc::new(disk.clone()), Arc::new(Metrics::new()));
     let log = Log::open(config, disk, Arc::new(OsEntropy), tasks.clone(), metrics.clone()).await;

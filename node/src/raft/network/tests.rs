@@ -122,6 +122,7 @@ fn append(index: Option<u64>) -> AppendEntriesRequest<Types> {
     let entry = |index| Entry {
         id: EntryId { term: 1, node: NodeId(1), index },
         kind: EntryKind::Command,
+        stamp_ms: 0,
         payload: Bytes::from_static(b"x"),
     };
     let entries = index.map(|index| convert::from_log(entry(index)).expect("an entry"));

@@ -41,10 +41,15 @@ fn log(script: &[Option<(u64, &[&str])>]) -> Script {
     let entry = |(index, what): (usize, &Option<(u64, &[&str])>)| {
         let id = EntryId { term: 1, node: NodeId(1), index: index as u64 };
         match what {
-            None => Entry { id, kind: EntryKind::Blank, payload: Bytes::new() },
+            None => Entry { id, kind: EntryKind::Blank, stamp_ms: 0, payload: Bytes::new() },
             Some((arrival, keys)) => {
                 let batch = Batch { arrival: Timestamp(*arrival), records: records(keys) };
-                Entry { id, kind: EntryKind::Command, payload: command::append(&batch) }
+                Entry {
+                    id,
+                    kind: EntryKind::Command,
+                    stamp_ms: 0,
+                    payload: command::append(&batch),
+                }
             }
         }
     };
