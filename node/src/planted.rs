@@ -62,6 +62,8 @@ mod table {
             "A leader answers a put as soon as it has its place in the leader's own log.",
         AckBeforeFsync "ack-before-fsync"
             "A replica vouches for entries that it has not synced.",
+        IgnoredFsyncError "ignored-fsync-error"
+            "A sync that failed is taken for one that did not.",
         VoteNotFsynced "vote-not-fsynced"
             "A replica gives its vote before the vote is synced.",
         ResumedLeadership "resumed-leadership"
@@ -70,10 +72,14 @@ mod table {
             "A leader confirms the tip of a shard by itself, without asking a quorum.",
         SkippedApply "skipped-apply"
             "A follower leaves out one command in sixteen.",
-        SnapshotPastTrim "snapshot-past-the-trim-point"
-            "The newest checkpoint is taken for a snapshot, whether or not what it covers is trimmed.",
-        StateAheadOfLog "state-ahead-of-the-log"
-            "A machine that persists itself is told of entries that are not durable here.",
+        NoCrc "no-crc"
+            "Checksums of entries are not looked at.",
+        UnprovenTailDurable "unproven-tail-reported-as-durable"
+            "What a restart finds in the page cache is told of before it is synced.",
+        VoteLostWithSegment "newest-vote-lost-with-its-segment"
+            "Votes are not written again before their segment goes.",
+        LostAtBorder "one-record-lost-at-a-segments-border"
+            "The last entry of a group in a sealed segment is passed over when it is read from the disk.",
         IteratorOffByOne "iterator-off-by-one"
             "An iterator after a sequence number leaves out the record that follows in the same entry.",
         EmptyFolderVotes "empty-folder-that-votes"

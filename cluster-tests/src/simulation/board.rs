@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use tokio::time::sleep;
 use tristream_client::domain::StreamName;
 
-use crate::history::{Event, History, Position, RecordId, SequenceNumber};
+use crate::history::{Event, History, Position, RecordId, SequenceNumber, Tip};
 
 /// Keys of a producer.
 const KEYS: u32 = 4;
@@ -208,6 +208,10 @@ impl Board {
         self.state.lock().history.push(event);
     }
 
+    pub(super) fn note_tip(&self, tip: Tip) {
+        self.state.lock().history.note_tip(tip);
+    }
+
     pub(super) async fn reached(&self, phase: Phase) {
         while self.phase() < phase {
             sleep(Duration::from_millis(5)).await;
@@ -216,4 +220,6 @@ impl Board {
 }
 
 /// Experiment.
-pub(super) fn knob(name: &str, default: u64) -> u64 { std::env::var(name).ok().and_then(|t| t.parse().ok()).unwrap_or(default) }
+pub(super) fn knob(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|t| t.parse().ok()).unwrap_or(default)
+}

@@ -91,7 +91,7 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
             };
             board.note(id, outcome);
         }
-        sleep(Duration::from_millis(random.random_range(0..super::board::knob("K_PUT",40)))).await;
+        sleep(Duration::from_millis(random.random_range(0..super::board::knob("K_PUT", 40)))).await;
     }
     Ok(())
 }
@@ -151,7 +151,8 @@ async fn settled(client: &Client, board: &Board) -> Arc<StreamDescription> {
         {
             if known.as_ref() != Some(&stream.map) {
                 (known, since) = (Some(stream.map.clone()), Instant::now());
-            } else if since.elapsed() >= Duration::from_millis(super::board::knob("K_SETTLE",8000)) {
+            } else if since.elapsed() >= Duration::from_millis(super::board::knob("K_SETTLE", 8000))
+            {
                 return stream;
             }
         }

@@ -53,6 +53,8 @@ enum Undo {
     Release(usize),
     /// Kills the life of this number, if it has not stopped.
     Kill(usize, u64),
+    /// The node's own folder is back.
+    Folder(usize),
 }
 
 /// A cluster under simulation.
@@ -83,7 +85,7 @@ impl Cluster {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(seed)
-            .tick_duration(Duration::from_millis(super::board::knob("K_TICK",1)))
+            .tick_duration(Duration::from_millis(super::board::knob("K_TICK", 1)))
             .simulation_duration(Duration::from_secs(3600))
             .min_message_latency(LATENCY_MIN)
             .max_message_latency(latency_max)
@@ -237,10 +239,26 @@ impl Cluster {
                 self.places[node].clock.drift(ppm);
                 self.runs(node)
             }
+            // Three empty folders may found a cluster, and rightly so.
+            Fault::EmptyFolder { node, lasts } if !self.lacks_folder() => {
+                self.process_crash(node, 20);
+                let stand_in = SimulatedDisk::new();
+                stand_in.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
+                *self.places[node].stand_in.lock() = Some(stand_in);
+                self.after(lasts, Undo::Folder(node));
+                // Counted when the node says that it is not its folder.
+                false
+            }
+            Fault::EmptyFolder { .. } => false,
         };
         if hit {
             self.count(&format!("fault_{}", fault.kind()), 1);
         }
+    }
+
+    /// Whether some node finds an empty folder in the place of its own.
+    fn lacks_folder(&self) -> bool {
+        self.places.iter().any(|place| place.stand_in.lock().is_some())
     }
 
     fn runs(&self, node: usize) -> bool {
@@ -354,6 +372,10 @@ impl Cluster {
                 }
                 self.places[node].disk.release_syncs();
             }
+            Undo::Folder(node) => {
+                self.process_crash(node, 20);
+                *self.places[node].stand_in.lock() = None;
+            }
             Undo::Kill(node, life) => {
                 if self.runs(node) && self.places[node].state.lock().lives == life {
                     self.violations
@@ -373,6 +395,16 @@ impl Cluster {
         let Some(ended) = ended else { return };
         match ended {
             Ended::Stopped => self.count("stops_to_the_end", 1),
+            Ended::Failed(reason) | Ended::NotStarted(reason)
+                if reason.contains("data folder is empty") =>
+            {
+                tracing::info!(node, reason, "ended in front of an empty folder");
+                self.count("fault_empty_folder", 1);
+                let lacks = self.places[node].stand_in.lock().is_some();
+                if !lacks {
+                    self.violate(format!("{} took its own folder for empty", AZS[node]));
+                }
+            }
             Ended::Failed(reason) | Ended::NotStarted(reason) if disk_failed => {
                 tracing::info!(node, reason, "ended after a failed sync");
                 self.count("fault_failed_sync", 1);

@@ -42,11 +42,14 @@ pub enum Fault {
     ClockJump { node: usize, by: i64 },
     /// A node's clock runs fast or slow, by parts in a million.
     ClockDrift { node: usize, ppm: i64 },
+    /// The process dies and finds an empty folder in the place of its own, which is back when this is over. One node at
+    /// a time.
+    EmptyFolder { node: usize, lasts: u64 },
 }
 
 impl Fault {
     /// Every kind, as [`Fault::kind`] names it.
-    pub const KINDS: [&str; 15] = [
+    pub const KINDS: [&str; 16] = [
         "power_loss",
         "power_loss_unsynced",
         "power_loss_everywhere",
@@ -62,6 +65,7 @@ impl Fault {
         "failed_sync",
         "clock_jump",
         "clock_drift",
+        "empty_folder",
     ];
 
     /// What kind of fault it is.
@@ -82,6 +86,7 @@ impl Fault {
             Fault::FailedSync { .. } => 12,
             Fault::ClockJump { .. } => 13,
             Fault::ClockDrift { .. } => 14,
+            Fault::EmptyFolder { .. } => 15,
         };
         Fault::KINDS[place]
     }
@@ -156,7 +161,7 @@ fn draw(random: &mut SmallRng) -> Fault {
     let other = (node + random.random_range(1..3)) % 3;
     let lasts = random.random_range(100..4_000);
     let back_after = back_after(random);
-    match random.random_range(0..18) {
+    match random.random_range(0..19) {
         0 | 1 => Fault::PowerLoss { nodes: some_nodes(random, node), back_after },
         2..=4 => Fault::PowerLossUnsynced { nodes: some_nodes(random, node), back_after },
         5 => Fault::ProcessCrash { node, back_after },
@@ -171,6 +176,7 @@ fn draw(random: &mut SmallRng) -> Fault {
         14 => Fault::Loss { node, permille: random.random_range(1..80), lasts },
         15 => Fault::ClockJump { node, by: random.random_range(-5_000..5_000) },
         16 => Fault::PowerLossEverywhere { back_after: [(); 3].map(|()| self::back_after(random)) },
+        17 => Fault::EmptyFolder { node, lasts },
         _ => Fault::ClockDrift { node, ppm: random.random_range(-20_000..20_000) },
     }
 }

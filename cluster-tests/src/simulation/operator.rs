@@ -33,7 +33,8 @@ pub(super) async fn operator(seed: u64, board: Arc<Board>) -> turmoil::Result {
             board.cycled_in_calm();
         }
         board.count("streams_cycled", 1);
-        sleep(Duration::from_millis(random.random_range(0..super::board::knob("K_OP",1500)))).await;
+        sleep(Duration::from_millis(random.random_range(0..super::board::knob("K_OP", 1500))))
+            .await;
     }
     Ok(())
 }

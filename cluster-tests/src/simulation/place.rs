@@ -37,6 +37,8 @@ pub(super) struct Place {
     seed: u64,
     log: Log,
     pub(super) disk: SimulatedDisk,
+    /// Found in the place of the node's own disk, while it is there.
+    pub(super) stand_in: Mutex<Option<SimulatedDisk>>,
     pub(super) clock: Arc<SimulatedClock>,
     pub(super) stop: Notify,
     pub(super) state: Mutex<State>,
@@ -56,7 +58,7 @@ pub(super) struct State {
 impl Place {
     pub(super) fn new(node: usize, seed: u64, log: Log, disk: SimulatedDisk) -> Place {
         let (clock, stop, state) = (Arc::default(), Notify::new(), Mutex::default());
-        Place { node, seed, log, disk, clock, stop, state }
+        Place { node, seed, log, disk, stand_in: Mutex::default(), clock, stop, state }
     }
 
     /// One life of the node's process; the caller drops it when it ends.
@@ -75,7 +77,7 @@ impl Place {
 
     async fn run(&self, life: u64) -> Ended {
         let world = World {
-            disk: Arc::new(self.disk.restarted()),
+            disk: Arc::new(self.stand_in.lock().as_ref().unwrap_or(&self.disk).restarted()),
             net: Arc::new(SimulatedNet),
             clock: self.clock.clone(),
             entropy: SeededEntropy::new(

@@ -41,7 +41,7 @@ pub(super) async fn resharder(seed: u64, board: Arc<Board>) -> turmoil::Result {
     board.reached(Phase::Storm).await;
     for change in 0.. {
         let in_calm = board.phase() == Phase::Calm;
-        if change < super::board::knob("K_CHANGES",12) as u32 || in_calm {
+        if change < super::board::knob("K_CHANGES", 12) as u32 || in_calm {
             let open = listed(&mut random, &board).await?;
             if begin(&mut random, &board, &open).await? {
                 active(&mut random, &board).await?;

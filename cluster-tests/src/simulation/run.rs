@@ -17,6 +17,7 @@ use super::plant::Plant;
 use super::report::Report;
 use super::trace::Trace;
 use super::{kinesis, operator, resharder};
+use crate::history::History;
 use crate::promises;
 
 /// The cluster forms, and the stream is active, within this time.
@@ -169,7 +170,12 @@ fn step(cluster: &mut Cluster) -> Result<(), String> {
 }
 
 fn verdicts(board: &Board) -> Vec<String> {
-    let verdicts = board.with_history(promises::judge);
+    let judge = |history: &History| {
+        let mut verdicts = promises::judge(history);
+        verdicts.push(promises::tips_are_fresh::check(history));
+        verdicts
+    };
+    let verdicts = board.with_history(judge);
     verdicts.iter().filter(|verdict| !verdict.holds()).map(ToString::to_string).collect()
 }
 

@@ -85,7 +85,7 @@ impl Script {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fault::{Fault, schedule};
+    use super::super::fault::{Fault, Storm, schedule};
     use super::*;
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
             seed: Some(7),
             seeds: Some(2),
             seconds: Some(5),
-            events: schedule(3, 10_000),
+            events: schedule(3, 10_000, Storm::Mixed),
         };
         let text = script.print().unwrap();
         assert_eq!(Script::parse(&text).unwrap(), script);

@@ -85,7 +85,9 @@ fn small(state: &State, id: GroupId, sources: &BTreeSet<u64>) -> Vec<Frame> {
     if let Some(kept) = group.purged.as_ref().filter(|kept| here(kept.place)) {
         frames.push(Frame::bare(id, What::Purge { upto: kept.value }));
     }
-    if let Some(kept) = group.vote.as_ref().filter(|kept| here(kept.place)) {
+    if let Some(kept) = group.vote.as_ref().filter(|kept| here(kept.place))
+        && !planted!(VoteLostWithSegment)
+    {
         frames.push(Frame::new(id, What::Vote, kept.value.clone()));
     }
     if let Some(kept) = group.committed.as_ref().filter(|kept| here(kept.place)) {

@@ -43,6 +43,9 @@ enum Chunk {
         ids: Vec<EntryId>,
     },
     Faulty(Faulty),
+    /// Of a planted bug: the next entry is passed over.
+    #[cfg(planted)]
+    Lost,
 }
 
 /// How far a read has come.
@@ -143,6 +146,11 @@ impl Shared {
                 self.read_places(group, segment, salt, &wanted, progress).await
             }
             Chunk::Faulty(faulty) => Err(faulty.error()),
+            #[cfg(planted)]
+            Chunk::Lost => {
+                progress.next += 1;
+                Ok(true)
+            }
         }
     }
 
@@ -236,6 +244,8 @@ fn plan(state: &State, group: GroupId, progress: &Progress) -> io::Result<Chunk>
         return places(state, group, known, index..index + 1);
     }
     match known.run(index) {
+        #[cfg(planted)]
+        Some(run) if index + 1 == run.end() && planted!(LostAtBorder) => Ok(Chunk::Lost),
         Some(run) => {
             let Some(account) = state.segments.get(&run.segment) else {
                 return Err(nowhere(group, index));

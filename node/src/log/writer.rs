@@ -58,7 +58,10 @@ impl Writer {
         sync: bool,
     ) -> io::Result<()> {
         if sync {
-            self.file.write_synced(self.len, parts).await?;
+            let written = self.file.write_synced(self.len, parts).await;
+            if !planted!(IgnoredFsyncError) {
+                written?;
+            }
         } else {
             self.file.write_at(self.len, parts).await?;
         }

@@ -25,8 +25,6 @@ const TRIES: usize = 8;
 pub(super) fn choose(log: &GroupLog, purgeable: Option<u64>) -> Option<EntryId> {
     let purged = log.state().purged.map(|purged| purged.index);
     let upto = purgeable.max(purged)?;
-    // Planted: whatever was checkpointed is good enough.
-    let upto = if planted!(SnapshotPastTrim) { u64::MAX } else { upto };
     log.checkpoints().into_iter().rev().find(|id| id.index <= upto)
 }
 

@@ -194,7 +194,7 @@ impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
             let (entry, responder) = next?;
             let log_id = entry.log_id();
             let at = convert::entry_id(&log_id);
-            if wants_durable && !planted!(StateAheadOfLog) {
+            if wants_durable {
                 self.log.wait_durable(at.index).await?;
             }
             let reply = match entry.payload {

@@ -17,7 +17,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tokio::time::Instant;
-use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Script, Settings, Storm, Sum};
+use tristream_cluster_tests::simulation::{
+    self, Event, Plant, Report, Script, Settings, Storm, Sum,
+};
 
 #[derive(Args)]
 pub(super) struct Arguments {
