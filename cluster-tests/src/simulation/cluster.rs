@@ -157,6 +157,9 @@ impl Cluster {
                 *coverage.entry(format!("writes_{what}")).or_default() += u64::from(times);
             }
         }
+        for (what, times) in self.places.iter().flat_map(|place| place.counted()) {
+            *coverage.entry(what.to_owned()).or_default() += times;
+        }
         coverage
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tristream_node::config::{Config, Log, NodeAddress, Raft};
 use tristream_node::disk::SimulatedDisk;
 use tristream_node::failpoint::NoFailpoints;
+use tristream_node::metrics::Metrics;
 use tristream_node::{Node, World};
 
 use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
@@ -18,6 +19,17 @@ use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
 pub(super) const AZS: [&str; 3] = ["az-a", "az-b", "az-c"];
 const PEER_PORT: u16 = 5567;
 pub(super) const KINESIS_PORT: u16 = 4567;
+
+/// What of nodes' metrics tells how far a run went.
+const COUNTED: [(&str, &str); 7] = [
+    ("elections", "tristream_elections_total"),
+    ("torn_tails", "tristream_torn_tails_total"),
+    ("entries_faulty", "tristream_log_faulty_entries_total"),
+    ("entries_repaired", "tristream_log_repaired_entries_total"),
+    ("log_bytes_rewritten", "tristream_log_rewritten_bytes_total"),
+    ("trims", "tristream_trims_total"),
+    ("purges", "tristream_purges_total"),
+];
 
 /// Where a node's native door is.
 pub(super) fn peer_address(node: usize) -> String {
@@ -42,6 +54,8 @@ pub(super) struct Place {
     pub(super) clock: Arc<SimulatedClock>,
     pub(super) stop: Notify,
     pub(super) state: Mutex<State>,
+    /// Of each life so far.
+    metrics: Mutex<Vec<Arc<Metrics>>>,
 }
 
 #[derive(Default)]
@@ -58,7 +72,17 @@ pub(super) struct State {
 impl Place {
     pub(super) fn new(node: usize, seed: u64, log: Log, disk: SimulatedDisk) -> Place {
         let (clock, stop, state) = (Arc::default(), Notify::new(), Mutex::default());
-        Place { node, seed, log, disk, stand_in: Mutex::default(), clock, stop, state }
+        Place {
+            node,
+            seed,
+            log,
+            disk,
+            stand_in: Mutex::default(),
+            clock,
+            stop,
+            state,
+            metrics: Mutex::default(),
+        }
     }
 
     /// One life of the node's process; the caller drops it when it ends.
@@ -89,6 +113,7 @@ impl Place {
             Ok(node) => node,
             Err(error) => return Ended::NotStarted(format!("{error:#}")),
         };
+        self.metrics.lock().push(node.metrics());
         let failure = tokio::select! {
             biased;
             reason = node.failure() => Some(reason),
@@ -101,6 +126,18 @@ impl Place {
                 Ended::Stopped
             }
         }
+    }
+
+    /// What the node's lives counted, by the names of coverage.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let texts: Vec<String> = self.metrics.lock().iter().map(|life| life.encode()).collect();
+        COUNTED.into_iter().map(move |(what, metric)| {
+            let of_life = |text: &String| -> u64 {
+                let values = text.lines().filter_map(|line| line.strip_prefix(metric));
+                values.filter_map(|value| value.trim().parse::<u64>().ok()).sum()
+            };
+            (what, texts.iter().map(of_life).sum())
+        })
     }
 
     /// The process is gone.
