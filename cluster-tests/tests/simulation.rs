@@ -81,6 +81,27 @@ fn power_fails_everywhere_in_every_seed_that_is_to_have_it() {
     assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
 }
 
+/// Each of them is noticed, and none breaks a promise.
+#[test]
+fn disks_fail_in_every_way_that_a_node_is_to_survive() {
+    let script = script("disks.json");
+    let report = report(&["simulate", "--seconds", "13", "--script", &script, "--json"]);
+    assert_eq!(report.violations, [""; 0]);
+    for fault in [
+        "stalled_disk",
+        "full_disk",
+        "nearly_full_disk",
+        "failed_reads",
+        "empty_disk",
+        "failed_sync",
+        "slow_zone",
+    ] {
+        let times = report.coverage.get(&format!("fault_{fault}")).copied();
+        assert!(times.is_some_and(|times| times >= 1), "{fault}: {report:?}");
+    }
+    assert!(report.coverage["refused_records"] > 0, "no room, no puts: {report:?}");
+}
+
 /// Replication to a node that is gone was once tried again at once, for ever: time stands still in such a loop.
 #[test]
 fn a_node_that_is_gone_is_not_asked_without_pause() {

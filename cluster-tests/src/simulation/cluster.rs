@@ -1,9 +1,9 @@
-//! Three nodes on three simulated disks: started, crashed, cut, stalled, mended.
+//! Three nodes on three simulated disks, through time: started, undone what was done to them, mended.
 //!
-//! Owns turmoil's simulation and carries faults out, each until its time is over. Invariant: a node that
-//! ends by itself is a violation unless a fault made its disk lie. Must not know what clients do.
+//! Owns turmoil's simulation. Invariant: a node that ends by itself is a violation unless a fault of its disk
+//! excuses it. Must not know what clients do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,31 +12,37 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tristream_node::config::Log;
-use tristream_node::disk::SimulatedDisk;
+use tristream_node::disk::{Damage, SimulatedDisk};
 use turmoil::Sim;
 
 use super::fault::Fault;
-use super::place::{AZS, Ended, Place};
+use super::place::{AZS, Ended, Place, RESERVE_BYTES};
+use super::strike::{SOON_MS, STOP_MAX_MS};
 
 /// The host of all clients.
-const CLIENTS: &str = "clients";
-/// The simulation's grain.
-
-const LATENCY_MIN: Duration = Duration::from_micros(300);
+pub(super) const CLIENTS: &str = "clients";
+/// The simulation's grain: every tick costs time on every host.
+const TICK: Duration = Duration::from_millis(2);
+pub(super) const LATENCY_MIN: Duration = Duration::from_micros(300);
 /// Syncs of a disk in health.
-const SYNC_MIN: Duration = Duration::from_micros(100);
+pub(super) const SYNC_MIN: Duration = Duration::from_micros(100);
 const SYNC_MAX_MS: [u64; 4] = [1, 3, 10, 30];
-/// A node that was asked to stop and has not is killed after this long.
-const STOP_MAX_MS: u64 = 15_000;
 
 /// A host's name: clients are number 3.
-fn host(number: usize) -> &'static str {
+pub(super) fn host(number: usize) -> &'static str {
     AZS.get(number).copied().unwrap_or(CLIENTS)
 }
 
-/// These nodes, all back after the same time.
-fn all_at(nodes: &[usize], back_after: u64) -> Vec<(usize, u64)> {
-    nodes.iter().map(|node| (*node, back_after)).collect()
+/// Which of the faults of its disk a node that ended by itself names.
+fn excuse(faults: &BTreeSet<&'static str>, reason: &str) -> Option<&'static str> {
+    let words = |fault: &str| match fault {
+        "failed_sync" => "injected I/O error in sync",
+        "failed_reads" => "Input/output error",
+        "full_disk" => "no storage space",
+        "empty_disk" => "this data folder is empty",
+        _ => unreachable!("{fault} lets no node end"),
+    };
+    faults.iter().copied().find(|fault| reason.contains(words(fault)))
 }
 
 /// One of those who use the cluster. An error stops the simulation.
@@ -44,33 +50,37 @@ pub(super) type Client = LocalBoxFuture<'static, turmoil::Result>;
 
 /// What is undone when a fault's time is over.
 #[derive(Clone, Copy, Debug)]
-enum Undo {
+pub(super) enum Undo {
     Start(usize),
     Join(usize, usize),
     Latency(usize),
     Loss(usize),
     SyncTime(usize),
     Release(usize),
+    Room(usize),
+    Reads(usize),
+    OwnDisk(usize),
+    Kill(usize),
     /// Kills the life of this number, if it has not stopped.
-    Kill(usize, u64),
-    /// The node's own folder is back.
-    Folder(usize),
+    StopByForce(usize, u64),
 }
 
 /// A cluster under simulation.
 pub(super) struct Cluster {
     pub(super) sim: Sim<'static>,
-    places: Vec<Arc<Place>>,
-    random: SmallRng,
+    pub(super) places: Vec<Arc<Place>>,
+    pub(super) random: SmallRng,
     latency_max: Duration,
-    sync_max: Duration,
-    now: u64,
+    pub(super) sync_max: Duration,
+    pub(super) now: u64,
     undo: BTreeMap<(u64, u64), Undo>,
     undo_made: u64,
     /// Until when nothing passes from one host to another.
-    cuts: BTreeMap<(usize, usize), u64>,
+    pub(super) cuts: BTreeMap<(usize, usize), u64>,
+    /// The one node whose disk rots.
+    pub(super) rotten: Option<usize>,
     /// Losses of power that wait for their moment.
-    armed: Vec<Fault>,
+    pub(super) armed: Vec<Fault>,
     coverage: BTreeMap<String, u64>,
     /// What nodes did that they must not.
     pub(super) violations: Vec<String>,
@@ -85,7 +95,7 @@ impl Cluster {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(seed)
-            .tick_duration(Duration::from_millis(super::board::knob("K_TICK", 1)))
+            .tick_duration(TICK)
             .simulation_duration(Duration::from_secs(3600))
             .min_message_latency(LATENCY_MIN)
             .max_message_latency(latency_max)
@@ -95,7 +105,12 @@ impl Cluster {
         }
         // Small, so that segments fill and cold reads happen.
         let tail_bytes = [64 << 10, 1 << 20, 128 << 20][random.random_range(0..3)];
-        let log = Log { segment_bytes: 1 << 20, tail_bytes, ..Log::default() };
+        let log = Log {
+            segment_bytes: 1 << 20,
+            tail_bytes,
+            reserve_bytes: Some(RESERVE_BYTES),
+            ..Log::default()
+        };
         let mut cluster = Cluster {
             sim: builder.build(),
             places: Vec::new(),
@@ -106,6 +121,7 @@ impl Cluster {
             undo: BTreeMap::new(),
             undo_made: 0,
             cuts: BTreeMap::new(),
+            rotten: None,
             armed: Vec::new(),
             coverage: BTreeMap::new(),
             violations: Vec::new(),
@@ -150,20 +166,31 @@ impl Cluster {
     /// How often what happened.
     pub(super) fn coverage(&self) -> BTreeMap<String, u64> {
         let mut coverage = self.coverage.clone();
-        for damage in self.places.iter().map(|place| place.disk.damage()) {
-            for (what, times) in
-                [("lost", damage.lost), ("kept", damage.kept), ("torn", damage.torn)]
-            {
-                *coverage.entry(format!("writes_{what}")).or_default() += u64::from(times);
-            }
-        }
+        let damage = self.damage().into_iter();
+        coverage.extend(damage.map(|(what, times)| (format!("writes_{what}"), times)));
         for (what, times) in self.places.iter().flat_map(|place| place.counted()) {
             *coverage.entry(what.to_owned()).or_default() += times;
         }
         coverage
     }
 
-    /// A millisecond passes.
+    /// What losses of power have done to writes so far.
+    pub(super) fn damage(&self) -> [(&'static str, u64); 3] {
+        let of_all = |count: fn(Damage) -> u32| {
+            self.places.iter().map(|place| u64::from(count(place.damage()))).sum()
+        };
+        [
+            ("lost", of_all(|damage| damage.lost)),
+            ("kept", of_all(|damage| damage.kept)),
+            ("torn", of_all(|damage| damage.torn)),
+        ]
+    }
+
+    pub(super) fn runs(&self, node: usize) -> bool {
+        self.places[node].state.lock().running
+    }
+
+    /// A tick passes.
     pub(super) fn step(&mut self) -> turmoil::Result {
         tristream_interpose::set_clock(self.sim.elapsed());
         self.sim.step()?;
@@ -177,176 +204,20 @@ impl Cluster {
         Ok(())
     }
 
-    fn count(&mut self, what: &str, times: u64) {
+    pub(super) fn count(&mut self, what: &str, times: u64) {
         *self.coverage.entry(what.to_owned()).or_default() += times;
     }
 
     /// Told once, however often it happens.
-    fn violate(&mut self, what: String) {
+    pub(super) fn violate(&mut self, what: String) {
         if !self.violations.contains(&what) {
             self.violations.push(what);
         }
     }
 
-    fn after(&mut self, ms: u64, undo: Undo) {
+    pub(super) fn after(&mut self, ms: u64, undo: Undo) {
         self.undo_made += 1;
         self.undo.insert((self.now + ms, self.undo_made), undo);
-    }
-
-    /// Lets `fault` happen now.
-    pub(super) fn inflict(&mut self, fault: &Fault) {
-        tracing::info!(?fault, "fault");
-        let hit = match fault.clone() {
-            Fault::PowerLoss { nodes, back_after } => self.power_loss(&all_at(&nodes, back_after)),
-            // Counted when they fire.
-            Fault::PowerLossUnsynced { .. } | Fault::PowerLossEverywhere { .. } => {
-                self.armed.push(fault.clone());
-                false
-            }
-            Fault::ProcessCrash { node, back_after } => self.process_crash(node, back_after),
-            Fault::Stop { node, back_after } => self.stop(node, back_after),
-            Fault::Isolate { node, clients, lasts } => self.isolate(node, clients, lasts),
-            Fault::OneWay { from, to, lasts } => self.cut(from, to, lasts),
-            Fault::Bridge { a, b, lasts } => self.cut(a, b, lasts) | self.cut(b, a, lasts),
-            Fault::Delay { node, up_to, lasts } => self.delay(node, up_to, lasts),
-            Fault::Loss { node, permille, lasts } => {
-                self.set_loss(node, f64::from(permille) / 1000.0);
-                self.after(lasts, Undo::Loss(node));
-                self.runs(node)
-            }
-            Fault::SlowSync { node, up_to, lasts } => {
-                let (seed, max) = (self.random.random(), Duration::from_millis(up_to));
-                self.places[node].disk.set_sync_latency(seed, max / 4, max);
-                self.after(lasts, Undo::SyncTime(node));
-                self.runs(node)
-            }
-            Fault::StalledSync { node, lasts } => {
-                self.places[node].disk.hold_syncs();
-                self.after(lasts, Undo::Release(node));
-                // Counted when it is over, by whether anybody waited.
-                false
-            }
-            Fault::FailedSync { node } => {
-                if self.runs(node) {
-                    self.places[node].disk.fail_syncs(1);
-                    self.places[node].state.lock().disk_failed = true;
-                }
-                // Counted when the node noticed.
-                false
-            }
-            Fault::ClockJump { node, by } => {
-                self.places[node].clock.jump(by);
-                self.runs(node)
-            }
-            Fault::ClockDrift { node, ppm } => {
-                self.places[node].clock.drift(ppm);
-                self.runs(node)
-            }
-            // Three empty folders may found a cluster, and rightly so.
-            Fault::EmptyFolder { node, lasts } if !self.lacks_folder() => {
-                self.process_crash(node, 20);
-                let stand_in = SimulatedDisk::new();
-                stand_in.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
-                *self.places[node].stand_in.lock() = Some(stand_in);
-                self.after(lasts, Undo::Folder(node));
-                // Counted when the node says that it is not its folder.
-                false
-            }
-            Fault::EmptyFolder { .. } => false,
-        };
-        if hit {
-            self.count(&format!("fault_{}", fault.kind()), 1);
-        }
-    }
-
-    /// Whether some node finds an empty folder in the place of its own.
-    fn lacks_folder(&self) -> bool {
-        self.places.iter().any(|place| place.stand_in.lock().is_some())
-    }
-
-    fn runs(&self, node: usize) -> bool {
-        self.places[node].state.lock().running
-    }
-
-    /// The power of these nodes fails; each comes back after its milliseconds.
-    fn power_loss(&mut self, nodes: &[(usize, u64)]) -> bool {
-        let mut hit = false;
-        for &(node, back_after) in nodes {
-            if !self.runs(node) {
-                continue;
-            }
-            hit = true;
-            self.places[node].disk.power_loss(self.random.random());
-            tracing::info!(node, damage = ?self.places[node].disk.damage(), "power lost");
-            self.end(node, back_after);
-        }
-        hit
-    }
-
-    fn process_crash(&mut self, node: usize, back_after: u64) -> bool {
-        let runs = self.runs(node);
-        if runs {
-            self.places[node].disk.process_crash();
-            self.end(node, back_after);
-        }
-        runs
-    }
-
-    /// The process is gone, its disk already knows.
-    fn end(&mut self, node: usize, back_after: u64) {
-        self.places[node].end();
-        self.sim.crash(AZS[node]);
-        self.after(back_after, Undo::Start(node));
-    }
-
-    fn stop(&mut self, node: usize, back_after: u64) -> bool {
-        let runs = self.runs(node);
-        if runs {
-            let life = {
-                let mut state = self.places[node].state.lock();
-                state.back_after_stop = Some(back_after);
-                state.lives
-            };
-            self.places[node].stop.notify_one();
-            self.after(STOP_MAX_MS, Undo::Kill(node, life));
-        }
-        runs
-    }
-
-    fn isolate(&mut self, node: usize, clients: bool, lasts: u64) -> bool {
-        let mut hit = false;
-        for other in (0..3 + usize::from(clients)).filter(|other| *other != node) {
-            hit |= self.cut(node, other, lasts) | self.cut(other, node, lasts);
-        }
-        hit
-    }
-
-    /// Whether both ends are there to notice.
-    fn cut(&mut self, from: usize, to: usize, lasts: u64) -> bool {
-        self.sim.partition_oneway(host(from), host(to));
-        let until = self.cuts.entry((from, to)).or_default();
-        *until = (*until).max(self.now + lasts);
-        self.after(lasts, Undo::Join(from, to));
-        [from, to].into_iter().all(|end| end >= 3 || self.runs(end))
-    }
-
-    fn delay(&mut self, node: usize, up_to: u64, lasts: u64) -> bool {
-        self.set_latency(node, Duration::from_millis(up_to));
-        self.after(lasts, Undo::Latency(node));
-        self.runs(node)
-    }
-
-    fn set_latency(&mut self, node: usize, max: Duration) {
-        for other in (0..3).filter(|other| *other != node) {
-            self.sim.set_link_max_message_latency(AZS[node], AZS[other], max);
-        }
-        self.sim.set_link_max_message_latency(AZS[node], CLIENTS, max);
-    }
-
-    fn set_loss(&mut self, node: usize, rate: f64) {
-        for other in (0..3).filter(|other| *other != node) {
-            self.sim.set_link_fail_rate(AZS[node], AZS[other], rate);
-        }
     }
 
     fn undo(&mut self, undo: Undo) {
@@ -367,19 +238,25 @@ impl Cluster {
             Undo::Loss(node) => self.set_loss(node, 0.0),
             Undo::SyncTime(node) => {
                 let seed = self.random.random();
-                self.places[node].disk.set_sync_latency(seed, SYNC_MIN, self.sync_max);
+                self.places[node].disk().set_sync_latency(seed, SYNC_MIN, self.sync_max);
             }
             Undo::Release(node) => {
-                if self.places[node].disk.waiting_syncs() > 0 {
+                if self.places[node].disk().waiting_syncs() > 0 {
                     self.count("fault_stalled_sync", 1);
                 }
-                self.places[node].disk.release_syncs();
+                self.places[node].disk().release_syncs();
             }
-            Undo::Folder(node) => {
-                self.process_crash(node, 20);
-                *self.places[node].stand_in.lock() = None;
+            Undo::Room(node) => self.make_room(node),
+            Undo::Reads(node) => {
+                self.places[node].disk().fail_reads(0);
+                self.places[node].state.lock().excuses.remove("failed_reads");
+                self.process_crash(node, SOON_MS);
             }
-            Undo::Kill(node, life) => {
+            Undo::OwnDisk(node) => self.plug_own_disk(node),
+            Undo::Kill(node) => {
+                self.process_crash(node, SOON_MS);
+            }
+            Undo::StopByForce(node, life) => {
                 if self.runs(node) && self.places[node].state.lock().lives == life {
                     self.violations
                         .push(format!("{} did not stop within {STOP_MAX_MS} ms", AZS[node]));
@@ -391,26 +268,19 @@ impl Cluster {
 
     /// A node that ended by itself is gone like any process, and is started again.
     fn heed_end(&mut self, node: usize) {
-        let (ended, disk_failed, back_after) = {
+        let (ended, excuses, back_after) = {
             let mut state = self.places[node].state.lock();
-            (state.ended.take(), state.disk_failed, state.back_after_stop)
+            (state.ended.take(), state.excuses.clone(), state.back_after_stop)
         };
         let Some(ended) = ended else { return };
         match ended {
             Ended::Stopped => self.count("stops_to_the_end", 1),
             Ended::Failed(reason) | Ended::NotStarted(reason)
-                if reason.contains("data folder is empty") =>
+                if let Some(why) = excuse(&excuses, &reason) =>
             {
-                tracing::info!(node, reason, "ended in front of an empty folder");
-                self.count("fault_empty_folder", 1);
-                let lacks = self.places[node].stand_in.lock().is_some();
-                if !lacks {
-                    self.violate(format!("{} took its own folder for empty", AZS[node]));
-                }
-            }
-            Ended::Failed(reason) | Ended::NotStarted(reason) if disk_failed => {
-                tracing::info!(node, reason, "ended after a failed sync");
-                self.count("fault_failed_sync", 1);
+                tracing::info!(node, reason, "ended by a fault of its disk");
+                self.count(&format!("fault_{why}"), 1);
+                self.make_room(node);
             }
             Ended::Failed(reason) => {
                 self.violate(format!("{} stopped itself: {reason}", AZS[node]));
@@ -423,35 +293,9 @@ impl Cluster {
         self.process_crash(node, back_after.unwrap_or(by_itself));
     }
 
-    fn fire_armed(&mut self) {
-        for fault in std::mem::take(&mut self.armed) {
-            let struck = match &fault {
-                Fault::PowerLossUnsynced { nodes, back_after } if self.has_unsynced(nodes[0]) => {
-                    all_at(nodes, *back_after)
-                }
-                Fault::PowerLossEverywhere { back_after }
-                    if (0..3).all(|node| self.runs(node))
-                        && (0..3).any(|node| self.has_unsynced(node)) =>
-                {
-                    back_after.iter().copied().enumerate().collect()
-                }
-                _ => {
-                    self.armed.push(fault);
-                    continue;
-                }
-            };
-            self.power_loss(&struck);
-            self.count(&format!("fault_{}", fault.kind()), 1);
-        }
-    }
-
-    fn has_unsynced(&self, node: usize) -> bool {
-        self.runs(node) && self.places[node].disk.unsynced_bytes() > 0
-    }
-
     /// From now on no disk keeps what it says it keeps.
     pub(super) fn let_disks_lie(&self) {
-        self.places.iter().for_each(|place| place.disk.lie());
+        self.places.iter().for_each(|place| place.disk().lie());
     }
 
     /// No more faults: every node runs, every link is whole, disks are quick and honest. Clocks that were set
@@ -460,16 +304,31 @@ impl Cluster {
         tracing::info!("calm");
         self.armed.clear();
         for undo in std::mem::take(&mut self.undo).into_values() {
-            if !matches!(undo, Undo::Kill(..)) {
+            if !matches!(undo, Undo::StopByForce(..)) {
                 self.undo(undo);
             }
         }
         for (from, to) in std::mem::take(&mut self.cuts).into_keys() {
             self.sim.repair_oneway(host(from), host(to));
         }
-        for place in &self.places {
-            place.disk.fail_syncs(0);
-            place.clock.drift(0);
+        for node in 0..3 {
+            self.heal_disk(node);
+            self.places[node].clock.drift(0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_fault_that_a_node_names_excuses_it() {
+        let faults = BTreeSet::from(["failed_sync", "full_disk"]);
+        let synced = "Committer: injected I/O error in sync";
+        assert_eq!(excuse(&faults, synced), Some("failed_sync"));
+        assert_eq!(excuse(&faults, "Committer: no storage space"), Some("full_disk"));
+        assert_eq!(excuse(&faults, "this data folder is empty, but"), None);
+        assert_eq!(excuse(&BTreeSet::new(), synced), None);
     }
 }

@@ -26,9 +26,12 @@ const BATCH_MAX: usize = 8;
 /// How long one call may take: nodes answer a put within 5 s.
 const PATIENCE: Duration = Duration::from_secs(7);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(60);
+/// Longest pause of the producer between two calls.
+const PUT_PAUSE_MAX_MS: u64 = 180;
+/// Between two rounds of the reader.
+const PAUSE: Duration = Duration::from_millis(150);
 /// Rounds of the reader between two listings.
-const LISTING_ROUNDS: u64 = 25;
+const LISTING_ROUNDS: u64 = 10;
 /// On an answer that may lack what was acked.
 const STALE: &str = "x-tristream-stale";
 /// The name of the reader.
@@ -68,11 +71,8 @@ pub(super) async fn producer(seed: u64, board: Arc<Board>) -> turmoil::Result {
     while board.phase() < Phase::Audit {
         let batch = board.send_batch("http", &mut made, &mut random, BATCH_MAX);
         let outcomes = put(&board, &batch, &mut random).await?;
-        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
-            board.note(id, outcome);
-        }
-        sleep(Duration::from_millis(random.random_range(0..super::board::knob("K_HTTP", 60))))
-            .await;
+        board.note_put(batch, outcomes);
+        sleep(Duration::from_millis(random.random_range(0..PUT_PAUSE_MAX_MS))).await;
     }
     Ok(())
 }
@@ -206,7 +206,7 @@ pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
                 Some(iterator) => place.read(node, iterator, &board).await?,
             }
         }
-        sleep(Duration::from_millis(super::board::knob("K_READ", 60))).await;
+        sleep(PAUSE).await;
     }
     Ok(())
 }

@@ -9,7 +9,8 @@
 //! | what can happen to the cluster, drawn from a seed | `fault.rs` |
 //! | network, clock and randomness of a node | `world.rs` |
 //! | a node's disk and clock, and its lives | `place.rs` |
-//! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
+//! | three nodes through time: start, undo, mend | `cluster.rs` |
+//! | how each fault is carried out | `strike.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
 //! | somebody who splits and merges shards | `resharder.rs` |
@@ -35,12 +36,13 @@ mod resharder;
 mod run;
 mod script;
 mod shrink;
+mod strike;
 mod trace;
 mod world;
 
 pub use fault::{Event, Fault, Storm, schedule};
 pub use plant::Plant;
-pub use report::{Report, Sum};
+pub use report::{EVERYWHERE, Report, Sum};
 pub use run::{Settings, run};
 pub use script::Script;
 pub use shrink::{broken, shrink};

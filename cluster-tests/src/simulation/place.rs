@@ -2,13 +2,14 @@
 //!
 //! Invariant: what outlives a process is here, and nothing else does. Must not know faults.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tristream_node::config::{Config, Log, NodeAddress, Raft};
-use tristream_node::disk::SimulatedDisk;
+use tristream_node::disk::{Damage, Disk, SimulatedDisk};
 use tristream_node::failpoint::NoFailpoints;
 use tristream_node::metrics::Metrics;
 use tristream_node::{Node, World};
@@ -18,6 +19,11 @@ use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
 /// The nodes' names and availability zones.
 pub(super) const AZS: [&str; 3] = ["az-a", "az-b", "az-c"];
 const PEER_PORT: u16 = 5567;
+const DATA_DIR: &str = "/data";
+/// Of a disk, kept free of records.
+pub(super) const RESERVE_BYTES: u64 = 64 << 20;
+/// The folder of a node's log.
+pub(super) const LOG_DIR: &str = "/data/log";
 pub(super) const KINESIS_PORT: u16 = 4567;
 
 /// What of nodes' metrics tells how far a run went.
@@ -48,9 +54,7 @@ pub(super) struct Place {
     node: usize,
     seed: u64,
     log: Log,
-    pub(super) disk: SimulatedDisk,
-    /// Found in the place of the node's own disk, while it is there.
-    pub(super) stand_in: Mutex<Option<SimulatedDisk>>,
+    disks: Mutex<Disks>,
     pub(super) clock: Arc<SimulatedClock>,
     pub(super) stop: Notify,
     pub(super) state: Mutex<State>,
@@ -58,13 +62,19 @@ pub(super) struct Place {
     metrics: Mutex<Vec<Arc<Metrics>>>,
 }
 
+/// The disk that is plugged in, and the node's own while another one is.
+struct Disks {
+    plugged: SimulatedDisk,
+    own: Option<SimulatedDisk>,
+}
+
 #[derive(Default)]
 pub(super) struct State {
     pub(super) lives: u64,
     pub(super) running: bool,
     pub(super) ended: Option<Ended>,
-    /// A fault made a sync fail in this life.
-    pub(super) disk_failed: bool,
+    /// Faults that entitle the node to stop itself, or not to start: by kind. Those of syncs end with this life.
+    pub(super) excuses: BTreeSet<&'static str>,
     /// Somebody asked it to stop, and wants it back after this many milliseconds.
     pub(super) back_after_stop: Option<u64>,
 }
@@ -72,26 +82,58 @@ pub(super) struct State {
 impl Place {
     pub(super) fn new(node: usize, seed: u64, log: Log, disk: SimulatedDisk) -> Place {
         let (clock, stop, state) = (Arc::default(), Notify::new(), Mutex::default());
-        Place {
-            node,
-            seed,
-            log,
-            disk,
-            stand_in: Mutex::default(),
-            clock,
-            stop,
-            state,
-            metrics: Mutex::default(),
-        }
+        let disks = Mutex::new(Disks { plugged: disk, own: None });
+        Place { node, seed, log, disks, clock, stop, state, metrics: Mutex::default() }
+    }
+
+    /// The disk that is plugged in.
+    pub(super) fn disk(&self) -> SimulatedDisk {
+        self.disks.lock().plugged.clone()
+    }
+
+    /// Puts `empty` in the place of the node's disk. Only while no process runs.
+    pub(super) fn unplug(&self, empty: SimulatedDisk) {
+        let mut disks = self.disks.lock();
+        let plugged = std::mem::replace(&mut disks.plugged, empty);
+        disks.own.get_or_insert(plugged);
+    }
+
+    /// Plugs the node's own disk in again, and gives what was there instead. Only while no process runs.
+    pub(super) fn plug_own(&self) -> Option<SimulatedDisk> {
+        let mut disks = self.disks.lock();
+        let own = disks.own.take()?;
+        Some(std::mem::replace(&mut disks.plugged, own))
+    }
+
+    /// Lets the disk have room for so many more bytes.
+    pub(super) fn leave_room(&self, bytes: u64) {
+        let disk = self.disk();
+        // Only a disk in the hands of a process that is gone does not tell.
+        let space = disk.restarted().space(Path::new("/"));
+        let used = space.map_or(0, |space| space.total_bytes - space.free_bytes);
+        disk.set_capacity(used + bytes);
+    }
+
+    /// Whether another disk is in the place of the node's own.
+    pub(super) fn has_a_strange_disk(&self) -> bool {
+        self.disks.lock().own.is_some()
+    }
+
+    /// What power losses have done to its own disk.
+    pub(super) fn damage(&self) -> Damage {
+        let disks = self.disks.lock();
+        disks.own.as_ref().unwrap_or(&disks.plugged).damage()
     }
 
     /// One life of the node's process; the caller drops it when it ends.
     pub(super) async fn live(&self) {
         let life = {
             let mut state = self.state.lock();
-            state.lives += 1;
-            *state = State { lives: state.lives, running: true, ..State::default() };
-            state.lives
+            let mut excuses = std::mem::take(&mut state.excuses);
+            excuses.remove("failed_sync");
+            let lives = state.lives + 1;
+            *state = State { lives, running: true, excuses, ..State::default() };
+            lives
         };
         let ended = self.run(life).await;
         self.state.lock().ended = Some(ended);
@@ -101,7 +143,7 @@ impl Place {
 
     async fn run(&self, life: u64) -> Ended {
         let world = World {
-            disk: Arc::new(self.stand_in.lock().as_ref().unwrap_or(&self.disk).restarted()),
+            disk: Arc::new(self.disk().restarted()),
             net: Arc::new(SimulatedNet),
             clock: self.clock.clone(),
             entropy: SeededEntropy::new(
@@ -155,7 +197,7 @@ impl Place {
         };
         Config {
             az: AZS[self.node].to_owned(),
-            data_dir: PathBuf::from("/data"),
+            data_dir: PathBuf::from(DATA_DIR),
             kinesis_listen: Some(format!("0.0.0.0:{KINESIS_PORT}")),
             peer_listen: Some(format!("0.0.0.0:{PEER_PORT}")),
             account: "000000000000".to_owned(),

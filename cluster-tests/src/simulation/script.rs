@@ -111,7 +111,7 @@ mod tests {
             {"at": 4, "fault": "process_crash", "node": 0, "back_after": 1}]"#;
         let script = Script::parse(text).unwrap();
         assert_eq!(script.events.iter().map(|event| event.at).collect::<Vec<_>>(), [4, 9]);
-        assert_eq!(script.events[1].fault, Fault::FailedSync { node: 1 });
+        assert_eq!(script.events[1].fault, Fault::FailedSync { node: 1, folder: false });
     }
 
     #[test]

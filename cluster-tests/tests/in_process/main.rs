@@ -10,3 +10,4 @@ mod refusals;
 mod resharding;
 mod restart;
 mod retention;
+mod rot;

@@ -26,6 +26,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+pub use tuning::seconds;
+
 /// Standard error's first word, so that the line is known among those of other programs.
 const NAME: &str = "tristream";
 

@@ -75,7 +75,10 @@ impl From<bool> for Switch {
 }
 
 /// Whole seconds, at least one, from a time such as `90s` or `2h`.
-fn seconds(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What would be understood.
+pub fn seconds(text: &str) -> Result<u64, String> {
     match when::duration(text) {
         Some(time) if time.as_secs() > 0 => Ok(time.as_secs()),
         Some(_) => Err("at least a second".to_owned()),

@@ -427,6 +427,12 @@ impl GroupLog {
         self.shared.repair(self.group, entry).await
     }
 
+    /// Whether entries are known to be damaged, and not repaired yet.
+    pub fn is_damaged(&self) -> bool {
+        let state = self.shared.state.lock();
+        state.groups.get(&self.group).is_some_and(|group| !group.faulty.is_empty())
+    }
+
     /// Entries of `range` from its start, up to about `bytes_max` (at least one when there is one).
     /// Ends early at the end of the log, and before an entry that is damaged. Asking below the purge
     /// point is an error.

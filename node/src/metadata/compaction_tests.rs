@@ -80,7 +80,6 @@ async fn bench(disk: SimulatedDisk, tables: &Arc<MemoryTables>) -> Bench {
     let groups = groups.expect("groups");
     let tables = Box::new(Shared(tables.clone()));
     let handle = Handle::open(&groups, tables, &roster, &tasks).await.expect("opens");
-    groups.initialize(GroupId::META, &[ME]).await.expect("initialises");
     let mut leader = handle.watch_leader();
     let leads = timeout_at(Instant::now() + LONG, leader.wait_for(|now| now.ready_here)).await;
     leads.expect("in time").expect("leads");

@@ -44,7 +44,7 @@ pub struct Handle {
 
 impl Handle {
     /// Opens the metadata group on this node, on the rows in `tables`, and keeps them flushed.
-    /// Whoever founds the cluster initialises the group.
+    /// Where the folder is new, the members of the roster found the group.
     pub async fn open(
         groups: &Groups,
         tables: Box<dyn Tables>,
@@ -54,7 +54,8 @@ impl Handle {
         let tables: Arc<dyn Tables> = tables.into();
         let machine = Machine::open(tables.clone()).context("open the metadata tables")?;
         let (view, dirty) = (machine.watch(), machine.dirty());
-        let group = groups.open(GroupId::META, machine).await.context("open the metadata group")?;
+        let group = groups.open(GroupId::META, machine, &roster.ids()).await;
+        let group = group.context("open the metadata group")?;
         flusher::spawn(tasks, tables, dirty);
         let applied = view.borrow().applied;
         tracing::info!(node = %roster.me, applied, "the metadata group is open");

@@ -33,8 +33,10 @@ use crate::world::World;
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Each founder leaves the ones before it this long to initialise the metadata group.
-const INITIALISE_TURN: Duration = Duration::from_secs(3);
+/// How often the first founder asks for votes for the new metadata group, beside what Raft does by
+/// itself.
+const FIRST_CAMPAIGNS_MAX: u32 = 10;
+const FIRST_CAMPAIGN_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is needed to bring the node up.
 pub(super) struct Boot {
@@ -118,7 +120,7 @@ impl Boot {
         let inbound = Inbound::new(groups.clone(), roster.cluster.clone());
         self.rpc.inbound.send_replace(Some(inbound));
         if fresh {
-            self.initialise_metadata(&groups, &roster);
+            self.elect_first_leader(&groups, &roster);
         }
         let shards = Shards::new(
             groups.clone(),
@@ -227,16 +229,23 @@ impl Boot {
         Ok(Roster { cluster: founding.cluster.clone(), me: me.node, members })
     }
 
-    /// Gives the new metadata group its members. The first founder does it at once; the others only if it
-    /// does not, for two at a time are safe (`placement/initialise.rs` says why) but cost an election.
-    fn initialise_metadata(&self, groups: &Groups, roster: &Roster) {
-        let (groups, ids) = (groups.clone(), roster.ids());
-        let rank = ids.iter().position(|id| *id == roster.me).unwrap_or_default();
+    /// Has the first founder ask for votes for the new metadata group, until somebody leads it: the
+    /// others may not have opened it yet. Were the first away, any other would ask after a timeout.
+    fn elect_first_leader(&self, groups: &Groups, roster: &Roster) {
+        if roster.ids().first() != Some(&roster.me) {
+            return;
+        }
+        let groups = groups.clone();
         self.tasks.spawn(Kind::Boot, async move {
-            tokio::time::sleep(INITIALISE_TURN * rank as u32).await;
-            let blank = groups.status(GroupId::META).is_none_or(|s| s.members.is_empty());
-            if blank && let Err(error) = groups.initialize(GroupId::META, &ids).await {
-                tracing::warn!(%error, "could not initialise the metadata group");
+            for _ in 0..FIRST_CAMPAIGNS_MAX {
+                let Some(status) = groups.status(GroupId::META) else { return };
+                if status.leader.is_some() || status.last_index > Some(0) {
+                    return;
+                }
+                if let Err(error) = groups.campaign(GroupId::META).await {
+                    tracing::debug!(error = format!("{error:#}"), "cannot campaign");
+                }
+                tokio::time::sleep(FIRST_CAMPAIGN_PAUSE).await;
             }
         });
     }

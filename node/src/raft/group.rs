@@ -9,11 +9,13 @@ use futures::future::BoxFuture;
 use openraft::Instant as _;
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::impls::ProgressResponder;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
 
+use super::repair::{Mended, READER_PATIENCE};
 use super::state_machine::{Shared, StateMachine};
 use super::types::{Command, LeaderId, Types};
 use super::{Leadership, Machine, ProposeError, Status};
@@ -32,11 +34,14 @@ pub(super) struct Inner<M: Machine> {
     pub(super) me: NodeId,
     pub(super) raft: Raft<M>,
     pub(super) log: GroupLog,
+    pub(super) mended: Mended,
     pub(super) shared: Arc<Shared<M>>,
     pub(super) leadership: watch::Sender<Leadership>,
     /// A leader whose majority was silent for longer may have been replaced.
     pub(super) lease: Duration,
     pub(super) room: Room,
+    /// Ends the waits for repairs.
+    pub(super) closing: CancellationToken,
 }
 
 impl<M: Machine> Clone for Group<M> {
@@ -140,7 +145,7 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Entries from `from` on that are applied here, up to about `bytes_max` bytes (at least one where there
+    /// Entries from `from` on that are applied here, repaired where they are damaged, up to about `bytes_max` bytes (at least one where there
     /// is one).
     pub async fn read(&self, from: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let applied = *self.inner.shared.applied.borrow();
@@ -148,7 +153,7 @@ impl<M: Machine> Group<M> {
         if from >= end {
             return Ok(Vec::new());
         }
-        self.inner.log.read(from..end, bytes_max).await
+        self.inner.mended.read(from..end, bytes_max, READER_PATIENCE).await
     }
 
     /// Index of the newest applied entry; changes as entries are applied.
@@ -319,11 +324,13 @@ impl<M: Machine> Inner<M> {
         self.leadership.send_if_modified(|old| std::mem::replace(old, now) != now);
         now
     }
-}
 
-/// Whether an error of `initialize` means that somebody was here before, which is fine.
-pub(super) fn already_initialized(
-    error: &RaftError<Types, openraft::errors::InitializeError<Types>>,
-) -> bool {
-    matches!(error, RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_)))
+    /// # Errors
+    /// The log has damaged entries: what it cannot read it could not hand on to the others.
+    pub(super) fn check_may_stand(&self) -> Result<(), String> {
+        match self.log.is_damaged() {
+            true => Err("its log is being repaired".to_owned()),
+            false => Ok(()),
+        }
+    }
 }

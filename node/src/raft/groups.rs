@@ -18,19 +18,22 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
 
 use super::convert::{self, Appended};
-use super::group::{self, Group, Inner};
+use super::founding;
+use super::group::{Group, Inner};
 use super::log_store::LogStore;
 use super::network::{Connection, Factory, Transport};
+use super::repair::{self, Mended, Repair};
 use super::snapshot::SnapshotOf;
 use super::state_machine::StateMachine;
 use super::types::{RaftVote, Types};
 use super::{Leadership, Machine, Status};
 use crate::disk::Room;
 use crate::entropy::Entropy;
-use crate::log::Log;
+use crate::log::{GroupLog, Log};
 use crate::metrics::Metrics;
 use crate::net::Peers;
 use crate::roster::Roster;
@@ -92,6 +95,7 @@ struct Registry {
     log: Log,
     me: NodeId,
     transport: Arc<Transport>,
+    repair: Arc<Repair>,
     peers: Peers,
     tasks: Tasks,
     metrics: Arc<Metrics>,
@@ -128,11 +132,15 @@ pub(super) trait Peer: Send + Sync {
         vote: RaftVote,
         snapshot: SnapshotOf,
     ) -> BoxFuture<'_, Result<RaftVote, String>>;
-    fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>>;
     fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>>;
+    /// Campaigns as one to whom leadership is handed over: voters that have a leader grant it too.
     fn campaign(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// Campaigns if a majority says that it would vote for this node.
+    fn elect(&self) -> BoxFuture<'_, Result<(), String>>;
     /// The request by which this node would ask for votes now.
     fn pre_vote_request(&self) -> VoteRequest<Types>;
+    /// Whether the group may stand for election here.
+    fn let_stand(&self, may: bool);
     fn status(&self) -> Status;
     fn leadership(&self) -> watch::Receiver<Leadership>;
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -150,13 +158,16 @@ impl Groups {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Groups> {
         let room = Room::new();
-        let transport = Transport::new(peers, roster, entropy.u64(), &room, &tasks);
+        let transport = Arc::new(Transport::new(peers, roster, entropy.u64(), &room, &tasks));
+        let others = roster.others().map(|member| member.node).collect();
+        let repair = Arc::new(Repair::new(log.clone(), others, transport.clone()));
         let groups = Groups {
             inner: Arc::new(Registry {
                 config: config.openraft()?,
                 log,
                 me: roster.me,
-                transport: Arc::new(transport),
+                transport,
+                repair,
                 peers: peers.clone(),
                 tasks,
                 metrics,
@@ -166,29 +177,49 @@ impl Groups {
             }),
         };
         groups.spawn_observer();
+        let weak = Arc::downgrade(&groups.inner);
+        let here = move || weak.upgrade().map(|inner| Groups { inner });
+        let repair = repair::run(groups.inner.repair.clone(), here);
+        groups.inner.tasks.spawn(Kind::Helper, repair);
         Ok(groups)
     }
 
     /// Opens a group on this node: restores `machine` from its newest checkpoint and replays what is known
     /// to be committed after it.
-    pub async fn open<M: Machine>(&self, id: GroupId, machine: M) -> anyhow::Result<Group<M>> {
+    ///
+    /// `founders` are the members of a group that is new, the same in the same order on every replica;
+    /// empty for one that is not, or may have been deleted: a log without entries then stays without
+    /// members until a leader sends them. A log that has entries is not touched.
+    pub async fn open<M: Machine>(
+        &self,
+        id: GroupId,
+        machine: M,
+        founders: &[NodeId],
+    ) -> anyhow::Result<Group<M>> {
         let registry = &self.inner;
         anyhow::ensure!(!registry.open.read().contains_key(&id), "group {id} is open already");
-        let log = registry.log.group(id);
-        let (driver, shared) = StateMachine::restore(machine, log.clone())
+        let closing = CancellationToken::new();
+        let mended = Mended::new(id, registry.repair.clone(), closing.clone());
+        let log = mended.log().clone();
+        founding::found(&log, founders).await.with_context(|| format!("founding group {id}"))?;
+        let (driver, shared) = StateMachine::restore(machine, &mended)
             .await
             .with_context(|| format!("restoring the state of group {id}"))?;
         let factory = Factory { transport: registry.transport.clone(), group: id };
-        let store = LogStore::new(log.clone());
+        let store = LogStore::new(mended.clone());
         let raft =
             openraft::Raft::new(registry.me.0, registry.config.clone(), factory, store, driver)
                 .await
                 .with_context(|| format!("starting group {id}"))?;
+        mended.set_open();
+        raft.runtime_config().elect(!log.is_damaged());
         let inner = Arc::new(Inner {
             id,
             me: registry.me,
             raft,
             log,
+            mended,
+            closing,
             shared,
             leadership: watch::channel(Leadership::default()).0,
             lease: Duration::from_millis(registry.config.election_timeout_max),
@@ -241,11 +272,10 @@ impl Groups {
         });
     }
 
-    /// Gives a new group its members. Harmless when somebody did already.
-    pub async fn initialize(&self, id: GroupId, members: &[NodeId]) -> anyhow::Result<()> {
-        let group = self.get(id)?;
-        let members = members.iter().map(|node| node.0).collect();
-        group.initialize(members).await.map_err(anyhow::Error::msg)
+    /// Asks the members for their votes now, and not only when a leader was missed for long. For new
+    /// groups, which nobody leads yet.
+    pub async fn campaign(&self, id: GroupId) -> anyhow::Result<()> {
+        self.get(id)?.elect().await.map_err(anyhow::Error::msg)
     }
 
     /// Asks `to` to take over leadership of `id`, when this node leads.
@@ -273,6 +303,32 @@ impl Groups {
         self.inner.open.read().keys().copied().collect()
     }
 
+    /// Who may stand for election here.
+    pub(super) fn let_stand(&self, may: impl Fn(GroupId) -> bool) {
+        for (&id, group) in &*self.inner.open.read() {
+            group.let_stand(may(id));
+        }
+    }
+
+    /// Asks the replica that is furthest to take over leadership of `id`, when this node leads.
+    pub(super) async fn yield_leadership(&self, id: GroupId) {
+        let me = self.inner.me;
+        let Some(status) = self.status(id).filter(|status| status.leader == Some(me)) else {
+            return;
+        };
+        let others = status.matched.iter().filter(|(node, _)| *node != me);
+        if let Some(&(to, _)) = others.max_by_key(|(_, at)| *at)
+            && let Err(error) = self.hand_over(id, to).await
+        {
+            tracing::debug!(group = %id, %error, "could not hand over");
+        }
+    }
+
+    /// A group's log, open or not.
+    pub(super) fn log(&self, id: GroupId) -> GroupLog {
+        self.inner.log.group(id)
+    }
+
     /// Closes a group; its log stays.
     pub async fn close(&self, id: GroupId) {
         let group = self.inner.open.write().remove(&id);
@@ -287,16 +343,7 @@ impl Groups {
         let ids = self.ids();
         let me = self.inner.me;
         for &id in &ids {
-            let Some(status) = self.status(id).filter(|status| status.leader == Some(me)) else {
-                continue;
-            };
-            let furthest =
-                status.matched.iter().filter(|(node, _)| *node != me).max_by_key(|(_, at)| *at);
-            if let Some(&(to, _)) = furthest
-                && let Err(error) = self.hand_over(id, to).await
-            {
-                tracing::debug!(group = %id, %error, "could not hand over");
-            }
+            self.yield_leadership(id).await;
         }
         let led_here = |id: &GroupId| self.status(*id).is_some_and(|s| s.leader == Some(me));
         tracing::debug!("asked the peers to take over");
@@ -433,11 +480,18 @@ impl<M: Machine> Peer for Inner<M> {
         Box::pin(async move { self.raft.pre_vote(request).await.map_err(|e| e.to_string()) })
     }
 
+    fn let_stand(&self, may: bool) {
+        self.raft.runtime_config().elect(may);
+    }
+
     fn take_over(
         &self,
         request: TransferLeaderRequest<Types>,
     ) -> BoxFuture<'_, Result<bool, String>> {
         Box::pin(async move {
+            if self.log.is_damaged() {
+                return Ok(false);
+            }
             let answer = self.raft.handle_transfer_leader(request).await;
             answer.map(|answer| answer.is_ok()).map_err(|e| e.to_string())
         })
@@ -454,15 +508,6 @@ impl<M: Machine> Peer for Inner<M> {
         })
     }
 
-    fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            match self.raft.initialize(members).await {
-                Err(error) if !group::already_initialized(&error) => Err(error.to_string()),
-                _ => Ok(()),
-            }
-        })
-    }
-
     fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(
             async move { self.raft.trigger().transfer_leader(to).await.map_err(|e| e.to_string()) },
@@ -471,10 +516,18 @@ impl<M: Machine> Peer for Inner<M> {
 
     fn campaign(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
+            self.check_may_stand()?;
             let vote = self.raft.server_metrics().borrow_watched().vote;
             let request = TransferLeaderRequest::new(vote, self.me.0, None);
             let answer = self.raft.handle_transfer_leader(request).await;
             answer.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        })
+    }
+
+    fn elect(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.check_may_stand()?;
+            self.raft.trigger().elect(true).await.map_err(|e| e.to_string())
         })
     }
 
@@ -495,6 +548,7 @@ impl<M: Machine> Peer for Inner<M> {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             tracing::debug!(group = %self.id, "closing");
+            self.closing.cancel();
             if let Err(error) = self.raft.shutdown().await {
                 tracing::warn!(group = %self.id, %error, "group did not end cleanly");
             }

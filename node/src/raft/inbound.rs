@@ -18,7 +18,7 @@ use super::groups::Groups;
 use super::peer_stream::{FORMAT, IN_FLIGHT_MAX};
 use super::snapshot::{SnapshotMetaOf, SnapshotOf};
 use super::types::Types;
-use super::{convert, groups, liveness};
+use super::{convert, groups, liveness, repair};
 use crate::tasks::Kind;
 
 /// Answers of all sessions of one stream that wait to be sent.
@@ -216,6 +216,22 @@ impl Inbound {
         let group = self.group(message.group)?;
         let vote = group.install_snapshot(vote, snapshot).await.map_err(Status::unavailable)?;
         Ok(wire::SnapshotAnswer { vote: Some(convert::to_wire_vote(&vote)) })
+    }
+}
+
+impl Inbound {
+    /// A replica's disk has damaged entries that may be intact here.
+    pub async fn fetch_entries(
+        &self,
+        message: wire::GroupIndexes,
+    ) -> Result<wire::GroupEntries, Status> {
+        self.check_cluster(&message.cluster)?;
+        if message.indexes.len() > repair::ENTRIES_MAX {
+            return Err(Status::invalid_argument("too many entries asked at once"));
+        }
+        // Of the log and not of the group: it may not be open yet, for want of an entry of ours.
+        let log = self.groups.log(GroupId(message.group));
+        Ok(wire::GroupEntries { entries: repair::serve(&log, &message.indexes).await })
     }
 }
 

@@ -13,6 +13,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tristream_proto::domain::limits::REPLICATION_BYTES_TARGET;
 
 use super::convert;
+use super::repair::Mended;
 use super::types::{RaftEntry, RaftLogId, RaftVote, Types};
 use crate::log::GroupLog;
 
@@ -20,18 +21,19 @@ use crate::log::GroupLog;
 #[derive(Clone)]
 pub(super) struct LogStore {
     log: GroupLog,
+    mended: Mended,
 }
 
 impl LogStore {
-    pub(super) fn new(log: GroupLog) -> LogStore {
-        LogStore { log }
+    pub(super) fn new(mended: Mended) -> LogStore {
+        LogStore { log: mended.log().clone(), mended }
     }
 
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
         if from >= to {
             return Ok(Vec::new());
         }
-        let entries = self.log.read(from..to, bytes_max).await?;
+        let entries = self.mended.read_patiently(from..to, bytes_max).await?;
         entries.into_iter().map(convert::from_log).collect()
     }
 }

@@ -13,6 +13,7 @@
 //! ```
 
 mod convert;
+mod founding;
 mod group;
 mod groups;
 mod inbound;
@@ -20,6 +21,7 @@ mod liveness;
 mod log_store;
 mod network;
 mod peer_stream;
+mod repair;
 mod snapshot;
 mod state_machine;
 mod types;

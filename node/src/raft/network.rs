@@ -29,6 +29,7 @@ use super::peer_stream::{IN_FLIGHT_MAX, Lane, PeerStream, Session};
 use super::snapshot::SnapshotOf;
 use super::types::{RaftVote, Types};
 use crate::disk::Room;
+use crate::log::Entry;
 use crate::net::Peers;
 use crate::roster::Roster;
 use crate::tasks::Tasks;
@@ -57,6 +58,11 @@ struct Way {
 }
 
 impl Transport {
+    #[cfg(test)]
+    pub(super) fn nowhere() -> Transport {
+        Transport { cluster: String::new(), me: NodeId(0), peers: BTreeMap::new() }
+    }
+
     pub(super) fn new(
         peers: &Peers,
         roster: &Roster,
@@ -169,6 +175,24 @@ impl Connection {
         let answer = call(deadline, client.install_snapshot(message)).await?;
         let vote = convert::required_vote(answer.vote.as_ref()).map_err(unreachable)?;
         Ok(SnapshotResponse::new(vote))
+    }
+
+    /// Entries that `to` holds; what it lacks is left out. They go the way of bulk.
+    pub(super) async fn fetch_entries(
+        &self,
+        indexes: &[u64],
+        deadline: Duration,
+    ) -> Result<Vec<Entry>, RpcError> {
+        let message = wire::GroupIndexes {
+            group: self.group.0,
+            cluster: self.transport.cluster.clone(),
+            indexes: indexes.to_vec(),
+        };
+        let mut client = RaftClient::new(self.way()?.bulk.clone())
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+        let answer = call(deadline, client.fetch_entries(message)).await?;
+        let entries = answer.entries.into_iter().map(convert::from_wire_log_entry);
+        entries.collect::<std::io::Result<_>>().map_err(unreachable)
     }
 
     fn vote_message(&self, request: &VoteRequest<Types>) -> wire::GroupVote {

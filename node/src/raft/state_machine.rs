@@ -15,6 +15,7 @@ use openraft::{EntryPayload, OptionalSend};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::repair::Mended;
 use super::snapshot::{self, Builder, SnapshotMetaOf, SnapshotOf};
 use super::types::{RaftLogId, RaftMembership, Reply, Types};
 use super::{Machine, MachineError, convert};
@@ -42,10 +43,11 @@ impl<M: Machine> StateMachine<M> {
     /// Restores `machine` to the newest state that is no further than the durable log.
     pub(super) async fn restore(
         mut machine: M,
-        log: GroupLog,
+        mended: &Mended,
     ) -> io::Result<(StateMachine<M>, Arc<Shared<M>>)> {
+        let log = mended.log().clone();
         let (applied, membership) = match machine.wants_durable() {
-            true => restore_own(&mut machine, &log).await?,
+            true => restore_own(&mut machine, mended).await?,
             false => restore_checkpoint(&mut machine, &log).await?,
         };
         let shared = Arc::new(Shared {
@@ -99,11 +101,12 @@ impl<M: Machine> StateMachine<M> {
 /// up to there, or else that of the purge point.
 async fn restore_own<M: Machine>(
     machine: &mut M,
-    log: &GroupLog,
+    mended: &Mended,
 ) -> io::Result<(Option<EntryId>, RaftMembership)> {
+    let log = mended.log();
     let state = log.state();
     let applied = match machine.applied() {
-        Some(applied) if holds(log, applied).await => applied,
+        Some(applied) if holds(mended, applied).await? => applied,
         other => {
             if other.is_some() {
                 tracing::warn!(applied = ?other, last = ?state.last, "persisted state is not in the log: rebuilding it");
@@ -122,7 +125,7 @@ async fn restore_own<M: Machine>(
     };
     let mut at = log.state().purged.map_or(0, |purged| purged.index + 1);
     while at <= applied.index {
-        let entries = log.read(at..applied.index + 1, 1 << 20).await?;
+        let entries = mended.read_patiently(at..applied.index + 1, 1 << 20).await?;
         if entries.is_empty() {
             break;
         }
@@ -138,12 +141,13 @@ async fn restore_own<M: Machine>(
 }
 
 /// Whether exactly this entry is in the log, or is where it was purged.
-async fn holds(log: &GroupLog, id: EntryId) -> bool {
-    if log.state().purged == Some(id) {
-        return true;
+async fn holds(mended: &Mended, id: EntryId) -> io::Result<bool> {
+    let purged = mended.log().state().purged;
+    if purged.is_some_and(|purged| purged.index >= id.index) {
+        return Ok(purged == Some(id));
     }
-    let read = log.read(id.index..id.index + 1, 1).await;
-    read.is_ok_and(|entries| entries.first().map(|entry| entry.id) == Some(id))
+    let entries = mended.read_patiently(id.index..id.index + 1, 1).await?;
+    Ok(entries.first().map(|entry| entry.id) == Some(id))
 }
 
 /// The newest checkpoint that can be read; a damaged one is not told of again.
@@ -266,3 +270,6 @@ impl<M> StateMachine<M> {
         Builder { log: self.log.clone(), shared: self.shared.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,13 @@ impl Raft for RaftService {
         Ok(Response::new(self.inbound()?.install_snapshot(request.into_inner()).await?))
     }
 
+    async fn fetch_entries(
+        &self,
+        request: Request<wire::GroupIndexes>,
+    ) -> Result<Response<wire::GroupEntries>, Status> {
+        Ok(Response::new(self.inbound()?.fetch_entries(request.into_inner()).await?))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<wire::GroupTransfer>,

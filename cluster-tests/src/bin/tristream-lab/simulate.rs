@@ -18,7 +18,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tokio::time::Instant;
 use tristream_cluster_tests::simulation::{
-    self, Event, Plant, Report, Script, Settings, Storm, Sum,
+    self, EVERYWHERE, Event, Plant, Report, Script, Settings, Storm, Sum,
 };
 
 #[derive(Args)]
@@ -121,9 +121,6 @@ enum Faults {
     #[value(name = "power_loss_all")]
     PowerLossAll,
 }
-
-/// What each seed of `--faults power_loss_all` is about.
-const EVERYWHERE: &str = "fault_power_loss_everywhere";
 
 impl Faults {
     fn storm(self) -> Storm {
@@ -344,12 +341,7 @@ fn show(report: &Report, took: Duration, arguments: &Arguments) -> anyhow::Resul
         return say(&serde_json::to_string(report)?);
     }
     let count = |what| report.coverage.get(what).copied().unwrap_or_default();
-    let faults: u64 = report
-        .coverage
-        .iter()
-        .filter(|(what, _)| what.starts_with("fault_"))
-        .map(|(_, count)| count)
-        .sum();
+    let faults = report.faults();
     say(&format!(
         "seed {:<8} {} {} acked, {} unknown, {faults} faults, {} restarts, {} terms, {:.1} simulated s in {:.1} s",
         report.seed,

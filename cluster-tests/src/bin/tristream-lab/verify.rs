@@ -27,8 +27,9 @@ pub(super) struct Arguments {
     /// These recordings hold every put to the stream: then nothing else may be there.
     #[arg(long)]
     all_puts: bool,
-    /// Hours for which the stream keeps records: older ones may be gone.
-    #[arg(long, value_name = "HOURS", default_value_t = 24)]
+    /// For how long the stream keeps records, such as 24h, or 90s where the cluster runs with
+    /// `--retention-override 90s`: older ones may be gone.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = tristream_node::cli::seconds)]
     retention: u64,
     /// One JSON object instead of a table.
     #[arg(long)]
@@ -37,7 +38,7 @@ pub(super) struct Arguments {
 
 /// Judges. Whether no promise is broken.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
-    let retention = Duration::from_secs(arguments.retention.saturating_mul(3600));
+    let retention = Duration::from_secs(arguments.retention);
     let settings = Settings { all_puts: arguments.all_puts, retention };
     let judged = recording::judge(&arguments.files, &settings)?;
     let clean = judged.is_clean();

@@ -168,6 +168,32 @@ async fn a_missing_segment_refuses_to_open_whichever_it_is() {
 }
 
 #[tokio::test]
+async fn a_missing_segment_refuses_to_open_also_if_it_held_all_of_some_group() {
+    let mut bench = Bench::simulated();
+    bench.config.segment_bytes = 4 * ALIGN_BYTES;
+    bench.config.rewrite_bytes_per_second = 0;
+    let log = bench.open().await;
+    for group in 0..6 {
+        append(&log.group(GroupId(group)), entries(1, 0..1)).await.unwrap();
+    }
+    sealed(&log).await;
+    drop(log);
+    bench.kill().await;
+    let names = bench.segments();
+    assert!(names.len() >= 3, "{names:?}");
+    for name in &names {
+        let content = bench.content(name).await;
+        bench.disk.remove(&bench.path(name)).unwrap();
+        let error = bench.try_open().await.err().expect(name);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+        bench.disk.open(&bench.path(name), Open::New).unwrap();
+        bench.set_content(name, content).await;
+    }
+    assert_eq!(bench.open().await.groups().len(), 6);
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_duplicated_or_foreign_segment_refuses_to_open() {
     let mut other = Bench::simulated();
     three_segments(&mut other).await;

@@ -4,6 +4,7 @@ use super::group::Place;
 use super::segment::ALIGN_BYTES;
 use super::segment::footer::offset_of;
 use super::*;
+use crate::disk::Lasting;
 
 const GROUP: GroupId = GroupId(7);
 
@@ -106,6 +107,72 @@ async fn a_repaired_entry_is_read_again_and_stays_so() {
         let log = bench.open().await;
         assert_eq!(read_all(&log.group(GROUP)).await, whole);
         sealed(&log).await;
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_told_and_repaired_like_what_is_damaged() {
+    let mut bench = Bench::simulated();
+    let log = sealed_log(&mut bench, 20).await;
+    let group = log.group(GROUP);
+    let disk = bench.simulated.clone().unwrap();
+    let whole: Vec<Entry> = (0..20).map(|index| large(1, index)).collect();
+    let bad = |place: Place, from: u64, len: u64| {
+        let path = bench.path(&super::segment::name(place.segment));
+        let bytes = place.offset + from..place.offset + from + len;
+        disk.fail_reads_of(&path, bytes, Lasting::ForEver).unwrap();
+    };
+    // A payload; a head; both, in the newest of them.
+    for (index, from, len) in [(2, PAYLOAD_AT + 100, 512), (5, 0, 8), (19, 0, 512)] {
+        bad(place_of(&log, GROUP, index).await, from, len);
+        let error = group.read(index..20, usize::MAX).await.unwrap_err();
+        assert_eq!(Faulty::of(&error), Some(Faulty { group: GROUP, index }), "{error}");
+        let before = group.read(0..index, usize::MAX).await;
+        assert!(before.is_ok_and(|read| !read.is_empty()));
+    }
+    assert_eq!(log.faulty(), [(GROUP, 2), (GROUP, 5), (GROUP, 19)]);
+    assert_eq!(group.read(6..19, usize::MAX).await.unwrap()[..], whole[6..19]);
+    for index in [2, 5, 19] {
+        group.repair(large(1, index)).await.unwrap();
+    }
+    assert_eq!(read_all(&group).await, whole);
+    // What has no footer is read at the next open, and cannot be: nothing is changed by that.
+    append(&group, vec![large(1, 20)]).await.unwrap();
+    bad(place_of(&log, GROUP, 20).await, 0, 512);
+    let names = bench.segments();
+    drop((log, group));
+    bench.kill().await;
+    let error = bench.try_open().await.err().unwrap();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    assert_eq!(bench.segments(), names);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_footer_that_cannot_be_read_now_and_then_is_no_matter() {
+    let mut bench = Bench::simulated();
+    let log = sealed_log(&mut bench, 20).await;
+    let group = log.group(GROUP);
+    let disk = bench.simulated.clone().unwrap();
+    let run = *log.shared.state.lock().groups[&GROUP].run(0).unwrap();
+    let trailer = log.shared.state.lock().segments[&run.segment].trailer().unwrap();
+    let path = bench.path(&super::segment::name(run.segment));
+    let whole: Vec<Entry> = (0..20).map(|index| large(1, index)).collect();
+    for times in 1..4 {
+        let at = trailer.table_offset(run.table_at);
+        disk.fail_reads_of(&path, at..at + 8, Lasting::Times(times)).unwrap();
+        // Made again; as long as it cannot be read, that is an error, and no other entry.
+        let mut errors = 0;
+        let read = loop {
+            match group.read(0..20, usize::MAX).await {
+                Ok(read) => break read,
+                Err(_) => errors += 1,
+            }
+            assert!(errors <= times, "{times}");
+        };
+        assert_eq!(read, whole);
+        assert_eq!(log.faulty(), []);
     }
     bench.stop().await;
 }

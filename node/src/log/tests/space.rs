@@ -239,6 +239,39 @@ async fn an_idle_group_keeps_its_marks_and_entries_when_the_segments_of_their_ti
 }
 
 #[tokio::test]
+async fn marks_outlive_segments_that_are_given_up_because_nothing_else_counts_there() {
+    let mut bench = small_segments();
+    // Nothing is rewritten: what outlives is what was carried on.
+    bench.config.rewrite_bytes_per_second = 0;
+    let log = bench.open().await;
+    let (idle, busy) = (log.group(GroupId(1)), log.group(GroupId(2)));
+    append(&idle, entries(1, 0..5)).await.unwrap();
+    idle.checkpoint(id(1, 4), Bytes::from_static(b"machine")).await.unwrap();
+    idle.save_vote(Bytes::from_static(b"vote")).await.unwrap();
+    idle.save_committed(Some(id(1, 4)));
+    idle.purge(id(1, 4)).await.unwrap();
+    let state = idle.state();
+    for round in 0..3 {
+        fill(&busy, round * 100..round * 100 + 100).await;
+        sealed(&log).await;
+        let sealed = bench.segments();
+        busy.purge(id(1, round * 100 + 99)).await.unwrap();
+        // All but the newest.
+        until(|| sealed.iter().rev().skip(1).all(|gone| !bench.segments().contains(gone))).await;
+        assert_eq!(idle.state(), state);
+    }
+    drop((log, idle, busy));
+    for seed in 0..3 {
+        bench.lose_power(seed).await;
+        let idle = bench.open().await.group(GroupId(1));
+        assert_eq!(idle.state(), state);
+        let machine = idle.read_checkpoint(id(1, 4)).await.unwrap();
+        assert_eq!(machine, Some(Bytes::from_static(b"machine")));
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_truncation_outlives_the_entries_it_removed() {
     let mut bench = small_segments();
     let log = bench.open().await;

@@ -70,8 +70,7 @@ async fn groups_on(disk: &SimulatedDisk, tasks: &Tasks) -> Groups {
 
 /// Opens a group of one, lets it count one command, and gives it one it does not know.
 async fn break_group(groups: &Groups, id: GroupId) {
-    let group = groups.open(id, Counter::default()).await.expect("opens");
-    groups.initialize(id, &[NodeId(1)]).await.expect("initialises");
+    let group = groups.open(id, Counter::default(), &[NodeId(1)]).await.expect("opens");
     let mut leader = group.watch_leader();
     leader.wait_for(|now| now.ready_here).await.expect("leads");
     let counted = group.propose(Bytes::from_static(b"good"), None).await.expect("taken").await;
@@ -118,7 +117,7 @@ fn snapshot(group: u64) -> wire::GroupSnapshot {
 async fn a_replica_goes_on_from_a_checkpoint_that_a_leader_sends_also_after_a_restart() {
     let (disk, tasks, id) = (SimulatedDisk::new(), Tasks::new(), GroupId(7));
     let groups = groups_on(&disk, &tasks).await;
-    let group = groups.open(id, Counter::default()).await.expect("opens");
+    let group = groups.open(id, Counter::default(), &[]).await.expect("opens");
     let inbound = crate::raft::Inbound::new(groups.clone(), "c".to_owned());
     let answer = inbound.install_snapshot(snapshot(7)).await.expect("taken");
     assert_eq!(answer.vote.map(|vote| (vote.term, vote.node)), Some((5, 2)));
@@ -148,7 +147,7 @@ async fn a_replica_goes_on_from_a_checkpoint_that_a_leader_sends_also_after_a_re
     tasks.shutdown().await;
     let (disk, tasks) = (disk.restarted(), Tasks::new());
     let groups = groups_on(&disk, &tasks).await;
-    is_there(&groups.open(id, Counter::default()).await.expect("opens"));
+    is_there(&groups.open(id, Counter::default(), &[]).await.expect("opens"));
 }
 
 #[tokio::test]
@@ -156,7 +155,7 @@ async fn what_is_no_checkpoint_is_not_let_near_a_group() {
     use tonic::Code;
     let tasks = Tasks::new();
     let groups = groups(&tasks).await;
-    let group = groups.open(GroupId(7), Counter::default()).await.expect("opens");
+    let group = groups.open(GroupId(7), Counter::default(), &[]).await.expect("opens");
     let inbound = crate::raft::Inbound::new(groups.clone(), "c".to_owned());
     let (good, mut bad) = (snapshot(7), vec![]);
     bad.push((
@@ -175,4 +174,39 @@ async fn what_is_no_checkpoint_is_not_let_near_a_group() {
         assert_eq!(refused.map_err(|status| status.code()), Err(code));
     }
     assert_eq!((*group.applied().borrow(), group.status().stopped), (None, None));
+}
+
+#[tokio::test]
+async fn a_replica_that_voted_before_it_got_an_entry_knows_its_members_all_the_same() {
+    let (tasks, id) = (Tasks::new(), GroupId(7));
+    let groups = groups(&tasks).await;
+    let founders = [2, 1, 3].map(NodeId);
+    let group = groups.open(id, Counter::default(), &founders).await.expect("opens");
+    let inbound = crate::raft::Inbound::new(groups.clone(), "c".to_owned());
+    // Node 2 asks for a vote, and is never heard of again.
+    let request = wire::GroupVote {
+        group: 7,
+        vote: Some(wire::RaftVote { term: 1, node: 2, committed: false }),
+        last: Some(wire::LogId { term: 0, node: 2, index: 0 }),
+        cluster: "c".to_owned(),
+        ..Default::default()
+    };
+    let answer = inbound.vote(request).await.expect("answers");
+    assert!(answer.granted, "{answer:?}");
+    assert_eq!(
+        group.status().members,
+        [1, 2, 3].map(NodeId),
+        "with node 3 it could elect a leader"
+    );
+    // What it wrote is what every replica writes, also when it is opened a second time.
+    assert_eq!(group.status().last_index, Some(0));
+    groups.close(id).await;
+    let group = groups.open(id, Counter::default(), &founders).await.expect("opens");
+    let knows = async {
+        while (group.status().last_index, group.status().term) != (Some(0), 1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, knows).await.expect("its vote and its entry are there");
+    assert_eq!(group.purged(), None);
 }

@@ -89,6 +89,13 @@ impl Raft for Seen {
         Ok(Response::new(ReceiverStream::new(out)))
     }
 
+    async fn fetch_entries(
+        &self,
+        _: Request<wire::GroupIndexes>,
+    ) -> Result<Response<wire::GroupEntries>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn install_snapshot(
         &self,
         _: Request<wire::GroupSnapshot>,

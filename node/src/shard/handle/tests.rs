@@ -87,9 +87,8 @@ async fn bench(disk: SimulatedDisk) -> Bench {
 impl Bench {
     async fn open(&self, id: u32, shard: &Shard) -> Handle {
         let (id, group) = (ShardId::from(id), GroupId(100 + u64::from(id)));
-        let shard = Shard { id, group, ..shard.clone() };
-        let handle = self.shards.open(&shard).await.expect("opens");
-        self.groups.initialize(group, &[ME]).await.expect("initialises");
+        let shard = Shard { id, group, replicas: vec![ME], ..shard.clone() };
+        let handle = self.shards.open(&shard, true).await.expect("opens");
         let mut leader = handle.inner.leader.clone();
         let leads = timeout(LONG, leader.wait_for(|now| now.ready_here)).await;
         leads.expect("in time").expect("leads");
