@@ -133,6 +133,19 @@ pub enum Event {
     Map(Vec<ShardSeen>),
 }
 
+/// A reader that read from the oldest record was told that nothing follows. Not part of recordings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tip {
+    /// The reader.
+    pub reader: &'static str,
+    /// The shard.
+    pub shard: String,
+    /// How many events had happened when it asked.
+    pub asked: usize,
+    /// The last record that it has; none when it has none.
+    pub upto: Option<SequenceNumber>,
+}
+
 /// Who saw an event: all events of a source are in the order in which they happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(pub u32);
@@ -162,6 +175,7 @@ pub struct History {
     intents: Vec<Intent>,
     by_data: HashMap<Bytes, RecordId>,
     events: Vec<Noted>,
+    tips: Vec<Tip>,
     recorded: Option<Recorded>,
 }
 
@@ -179,6 +193,7 @@ impl History {
             intents: Vec::new(),
             by_data: HashMap::new(),
             events: Vec::new(),
+            tips: Vec::new(),
             recorded: None,
         }
     }
@@ -266,6 +281,16 @@ impl History {
         self.events.retain(|noted| !matches!(noted.event, Event::ReadAll(..)));
     }
 
+    /// Somebody was told of a shard's tip.
+    pub fn note_tip(&mut self, tip: Tip) {
+        self.tips.push(tip);
+    }
+
+    /// What was told of tips.
+    pub fn tips(&self) -> &[Tip] {
+        &self.tips
+    }
+
     /// All records, by id.
     pub fn intents(&self) -> &[Intent] {
         &self.intents
@@ -282,7 +307,7 @@ impl History {
     }
 
     /// What happened, in order.
-    pub fn events(&self) -> impl Iterator<Item = &Event> {
+    pub fn events(&self) -> impl ExactSizeIterator<Item = &Event> {
         self.events.iter().map(|noted| &noted.event)
     }
 

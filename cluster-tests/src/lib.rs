@@ -10,6 +10,7 @@
 //! | one order per key | `promises/order_per_key.rs` |
 //! | nothing invented | `promises/no_phantom_records.rs` |
 //! | a put, however often it is sent, is stored once | `promises/nothing_stored_twice.rs` |
+//! | the end of a shard is told by who knows it | `promises/tips_are_fresh.rs` |
 //! | open shards tile the key space, records lie where they belong | `promises/ranges_tile.rs` |
 //!
 //! | part | file |

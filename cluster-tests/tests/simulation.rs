@@ -59,7 +59,7 @@ fn disks_that_lie_are_found_out() {
     let run = ["simulate", "--from", "1", "--seconds", "4", "--script", &script];
     let honest = lab(&run);
     assert_eq!(honest.status.code(), Some(0), "{}", stdout(&honest));
-    let lying = lab(&[&run[..], &["--plant", "disks-lie"]].concat());
+    let lying = lab(&[&run[..], &["--plant", "disks-lie", "--tries", "0"]].concat());
     assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
 }
 
@@ -77,7 +77,7 @@ fn power_fails_everywhere_in_every_seed_that_is_to_have_it() {
         let times = report.coverage.get("fault_power_loss_everywhere").copied();
         assert!(times.is_some_and(|times| times >= 1), "{report:?}");
     }
-    let lying = lab(&[&run[..], &["--plant", "disks-lie"]].concat());
+    let lying = lab(&[&run[..], &["--plant", "disks-lie", "--tries", "0"]].concat());
     assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
 }
 
@@ -118,6 +118,9 @@ fn misuse_is_told_from_violation() {
         &["simulate", "--seeds", "2", "--log", "/tmp/never-written.log"],
         &["simulate", "--seeds", "many"],
         &["simulate", "--faults", "none"],
+        &["simulate", "--plant", "none-such"],
+        &["simulate", "--only", "a"],
+        &["simulate", "--seconds", "3", "--only", "1000"],
         &["simulated"],
     ] {
         assert_eq!(lab(arguments).status.code(), Some(2), "{arguments:?}");

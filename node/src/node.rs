@@ -32,6 +32,7 @@ pub struct Node {
     ready: watch::Receiver<Result<(), String>>,
     kinesis: SocketAddr,
     peer: SocketAddr,
+    metrics: Arc<Metrics>,
 }
 
 impl Node {
@@ -77,7 +78,7 @@ impl Node {
             folder,
             portrait,
             tasks: tasks.clone(),
-            metrics,
+            metrics: metrics.clone(),
             rpc: slots,
             api: api_tx,
             ready: ready_tx,
@@ -89,7 +90,7 @@ impl Node {
                 failing.failed(Kind::Boot, format!("{error:#}"));
             }
         });
-        Ok(Node { tasks, floors, ready, kinesis, peer })
+        Ok(Node { tasks, floors, ready, kinesis, peer, metrics })
     }
 
     /// Where Kinesis and admin are served.
@@ -100,6 +101,11 @@ impl Node {
     /// Where peers and native clients are served.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// What it counts; outlives it.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
     }
 
     /// Whether the node serves: `Err` says what it waits for.

@@ -81,7 +81,7 @@ mod table {
         LostAtBorder "one-record-lost-at-a-segments-border"
             "The last entry of a group in a sealed segment is passed over when it is read from the disk.",
         IteratorOffByOne "iterator-off-by-one"
-            "An iterator after a sequence number leaves out the record that follows in the same entry.",
+            "An iterator after a sequence number begins behind the first record of the next entry.",
         EmptyFolderVotes "empty-folder-that-votes"
             "A node with an empty folder takes the place of the one that its peers knew.",
         NoDedupe "no-dedupe"
@@ -89,7 +89,7 @@ mod table {
         WindowNotHanded "window-not-handed-to-children"
             "Children of a reshard are opened without what their parents remember of calls.",
         SplitWithoutSeal "split-without-seal"
-            "Children are opened while their parents still take records.",
+            "Children are opened, and their parents take records for ever.",
     }
 
     thread_local! {

@@ -10,6 +10,7 @@ pub mod nothing_stored_twice;
 pub mod order_per_key;
 pub mod order_within_shard;
 pub mod ranges_tile;
+pub mod tips_are_fresh;
 
 use std::fmt;
 
@@ -108,7 +109,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// All of them.
+/// All that any history can be held against. Who is told of tips asks [`tips_are_fresh`], too.
 pub fn judge(history: &History) -> Vec<Verdict> {
     vec![
         acked_records_survive::check(history),

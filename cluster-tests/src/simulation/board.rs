@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use tokio::time::sleep;
 use tristream_client::domain::StreamName;
 
-use crate::history::{Event, History, Position, RecordId, SequenceNumber};
+use crate::history::{Event, History, Position, RecordId, SequenceNumber, Tip};
 
 /// Keys of a producer.
 const KEYS: u32 = 4;
@@ -220,6 +220,10 @@ impl Board {
 
     pub(super) fn push(&self, event: Event) {
         self.state.lock().history.push(event);
+    }
+
+    pub(super) fn note_tip(&self, tip: Tip) {
+        self.state.lock().history.note_tip(tip);
     }
 
     pub(super) async fn reached(&self, phase: Phase) {

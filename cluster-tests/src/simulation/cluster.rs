@@ -168,6 +168,9 @@ impl Cluster {
         let mut coverage = self.coverage.clone();
         let damage = self.damage().into_iter();
         coverage.extend(damage.map(|(what, times)| (format!("writes_{what}"), times)));
+        for (what, times) in self.places.iter().flat_map(|place| place.counted()) {
+            *coverage.entry(what.to_owned()).or_default() += times;
+        }
         coverage
     }
 

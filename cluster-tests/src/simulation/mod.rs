@@ -19,6 +19,9 @@
 //! | what the run logs, as a hash | `trace.rs` |
 //! | safety, calm, liveness, verdict | `run.rs` |
 //! | what a run shows | `report.rs` |
+//! | faults that were written down | `script.rs` |
+//! | mistakes made on purpose | `plant.rs` |
+//! | which faults a failure takes | `shrink.rs` |
 
 mod board;
 mod clients;
@@ -27,13 +30,19 @@ mod fault;
 mod kinesis;
 mod operator;
 mod place;
+mod plant;
 mod report;
 mod resharder;
 mod run;
+mod script;
+mod shrink;
 mod strike;
 mod trace;
 mod world;
 
 pub use fault::{Event, Fault, Storm, schedule};
+pub use plant::Plant;
 pub use report::{EVERYWHERE, Report, Sum};
-pub use run::{Plant, Settings, run};
+pub use run::{Settings, run};
+pub use script::Script;
+pub use shrink::{broken, shrink};

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tristream_node::config::{Config, Log, NodeAddress, Raft};
 use tristream_node::disk::{Damage, Disk, SimulatedDisk};
 use tristream_node::failpoint::NoFailpoints;
+use tristream_node::metrics::Metrics;
 use tristream_node::{Node, World};
 
 use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
@@ -24,6 +25,17 @@ pub(super) const RESERVE_BYTES: u64 = 64 << 20;
 /// The folder of a node's log.
 pub(super) const LOG_DIR: &str = "/data/log";
 pub(super) const KINESIS_PORT: u16 = 4567;
+
+/// What of nodes' metrics tells how far a run went.
+const COUNTED: [(&str, &str); 7] = [
+    ("elections", "tristream_elections_total"),
+    ("torn_tails", "tristream_torn_tails_total"),
+    ("entries_faulty", "tristream_log_faulty_entries_total"),
+    ("entries_repaired", "tristream_log_repaired_entries_total"),
+    ("log_bytes_rewritten", "tristream_log_rewritten_bytes_total"),
+    ("trims", "tristream_trims_total"),
+    ("purges", "tristream_purges_total"),
+];
 
 /// Where a node's native door is.
 pub(super) fn peer_address(node: usize) -> String {
@@ -46,6 +58,8 @@ pub(super) struct Place {
     pub(super) clock: Arc<SimulatedClock>,
     pub(super) stop: Notify,
     pub(super) state: Mutex<State>,
+    /// Of each life so far.
+    metrics: Mutex<Vec<Arc<Metrics>>>,
 }
 
 /// The disk that is plugged in, and the node's own while another one is.
@@ -69,7 +83,7 @@ impl Place {
     pub(super) fn new(node: usize, seed: u64, log: Log, disk: SimulatedDisk) -> Place {
         let (clock, stop, state) = (Arc::default(), Notify::new(), Mutex::default());
         let disks = Mutex::new(Disks { plugged: disk, own: None });
-        Place { node, seed, log, disks, clock, stop, state }
+        Place { node, seed, log, disks, clock, stop, state, metrics: Mutex::default() }
     }
 
     /// The disk that is plugged in.
@@ -141,6 +155,7 @@ impl Place {
             Ok(node) => node,
             Err(error) => return Ended::NotStarted(format!("{error:#}")),
         };
+        self.metrics.lock().push(node.metrics());
         let failure = tokio::select! {
             biased;
             reason = node.failure() => Some(reason),
@@ -153,6 +168,18 @@ impl Place {
                 Ended::Stopped
             }
         }
+    }
+
+    /// What the node's lives counted, by the names of coverage.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let texts: Vec<String> = self.metrics.lock().iter().map(|life| life.encode()).collect();
+        COUNTED.into_iter().map(move |(what, metric)| {
+            let of_life = |text: &String| -> u64 {
+                let values = text.lines().filter_map(|line| line.strip_prefix(metric));
+                values.filter_map(|value| value.trim().parse::<u64>().ok()).sum()
+            };
+            (what, texts.iter().map(of_life).sum())
+        })
     }
 
     /// The process is gone.

@@ -27,9 +27,12 @@ pub struct Report {
 }
 
 /// What must have happened somewhere in a sweep, besides a fault of each kind.
-const MUST_HAPPEN: [&str; 10] = [
+const MUST_HAPPEN: [&str; 13] = [
     "acked_records",
     "terms",
+    "elections",
+    "torn_tails",
+    "tips_told",
     "restarts",
     "writes_torn",
     "records_read_live",

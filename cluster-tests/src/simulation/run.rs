@@ -13,9 +13,11 @@ use super::board::{Board, Phase};
 use super::clients;
 use super::cluster::{Client, Cluster};
 use super::fault::{Event, Storm, schedule};
+use super::plant::Plant;
 use super::report::Report;
 use super::trace::Trace;
 use super::{kinesis, operator, resharder};
+use crate::history::History;
 use crate::promises;
 
 /// The cluster forms, and the stream is active, within this time.
@@ -49,13 +51,6 @@ pub struct Settings {
     pub plant: Option<Plant>,
 }
 
-/// A mistake made on purpose, to see it found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plant {
-    /// Nothing is durable although every sync says so: what an ack before the fsync comes to.
-    DisksLie,
-}
-
 /// Runs it. Once per process: see `simulation`.
 ///
 /// # Errors
@@ -68,6 +63,7 @@ pub fn run(settings: Settings) -> anyhow::Result<Report> {
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
     let running = thread.spawn(move || {
         tristream_interpose::replace(settings.seed);
+        Plant::switch_on(settings.plant);
         storm_and_calm(&settings, &trace)
     })?;
     running.join().map_err(|_| anyhow::anyhow!("the simulation itself panicked"))?
@@ -90,6 +86,9 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     violations.extend(verdicts(&board));
     let mut coverage = cluster.coverage();
     coverage.extend(board.counts());
+    if let Some(Plant::Node(_)) = settings.plant {
+        coverage.insert("planted_reached".to_owned(), tristream_node::planted::reached());
+    }
     let simulated_ms = cluster.now();
     drop(cluster);
     let (hash, log_lines) = trace.sum();
@@ -171,7 +170,12 @@ fn step(cluster: &mut Cluster) -> Result<(), String> {
 }
 
 fn verdicts(board: &Board) -> Vec<String> {
-    let verdicts = board.with_history(promises::judge);
+    let judge = |history: &History| {
+        let mut verdicts = promises::judge(history);
+        verdicts.push(promises::tips_are_fresh::check(history));
+        verdicts
+    };
+    let verdicts = board.with_history(judge);
     verdicts.iter().filter(|verdict| !verdict.holds()).map(ToString::to_string).collect()
 }
 

@@ -189,7 +189,7 @@ impl<C: Calls> Saga<'_, C> {
         after: u64,
     ) -> Result<((ShardId, Sealed), WindowPart), Stuck> {
         if planted!(SplitWithoutSeal) {
-            // Said to be sealed where its window ends, and sealed once the children are published.
+            // Said to be sealed where its window ends, and never sealed.
             let rest = self.window(SEAL, parent, after).await?;
             let now = self.calls.now();
             let closed_second = now.seconds().max(parent.creation_second);
@@ -245,14 +245,7 @@ impl<C: Calls> Saga<'_, C> {
             reshard: self.reshard.id(),
             creation_second: opened.creation_second,
         };
-        propose(self.calls, PUBLISH, &command).await?;
-        if planted!(SplitWithoutSeal) {
-            for parent in &self.parents {
-                let sealed = self.calls.seal(parent, 0).await;
-                sealed.map_err(|error| Stuck::new(PUBLISH, error))?;
-            }
-        }
-        Ok(())
+        propose(self.calls, PUBLISH, &command).await
     }
 
     async fn window(
