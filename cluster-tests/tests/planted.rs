@@ -136,7 +136,7 @@ fn nothing_that_the_product_is_made_of_can_plant_a_bug() {
         .output()
         .expect("cargo tells what the node is made of");
     let tree = String::from_utf8_lossy(&tree.stdout);
-    assert!(tree.contains("openraft"), "{tree}");
+    assert!(tree.contains("tonic"), "{tree}");
     assert!(!tree.contains("tristream-planted"), "{tree}");
     assert!(!root.join("node/build.rs").exists(), "the node's build script could set the cfg");
     let manifest = fs::read_to_string(root.join("node/Cargo.toml")).unwrap();

@@ -113,7 +113,7 @@ impl Handle {
         if applied.is_none_or(|applied| applied < first.saturating_add(entries_max)) {
             return Ok(None);
         }
-        self.group.checkpoint().await?;
+        tokio::time::timeout(deadline, self.group.checkpoint()).await??;
         self.group.purge_trimmed(deadline).await
     }
 

@@ -115,10 +115,11 @@ impl Boot {
         let fresh = log.group(GroupId::META).state().last.is_none();
         // From here on a stop must close what is open.
         let _ = self.floors.set(Floors { groups: groups.clone(), log });
-        let metadata =
-            metadata::Handle::open(&groups, self.tables()?, &roster, &self.tasks).await?;
+        // Before any group is open: a peer's may not open without an entry that is intact here.
         let inbound = Inbound::new(groups.clone(), roster.cluster.clone());
         self.rpc.inbound.send_replace(Some(inbound));
+        let metadata =
+            metadata::Handle::open(&groups, self.tables()?, &roster, &self.tasks).await?;
         if fresh {
             self.elect_first_leader(&groups, &roster);
         }

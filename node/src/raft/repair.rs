@@ -2,7 +2,8 @@
 //!
 //! Owns the asking, of peers and by peers. Invariants: only what the log's own ids and checksums
 //! vouch for is written back, so it does not matter how old the replica is that sent it; while a
-//! group has damaged entries it does not stand for election here, for it could not hand them on.
+//! group has damaged entries it does not stand for election here, for it could not hand them on. (Where it
+//! leads, it goes on: it has a majority, and the others may be damaged, too.)
 //! Reads wait for a repair, up to their patience: to openraft a failed read is the end of the group.
 //! Must not know what is in an entry.
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::limits::REPLICATION_BYTES_TARGET;
@@ -32,8 +34,8 @@ pub(super) const ENTRIES_MAX: usize = 64;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts of one read.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Looks after which a leader that could not repair its group's log asks another to lead.
-const LOOKS_BEFORE_HANDOVER: u32 = 5;
+/// Groups that are repaired at a time.
+const GROUPS_AT_ONCE: usize = 8;
 
 /// How long consensus waits for a damaged entry: a read that fails ends the group here. A node that
 /// restarts with damage may be the first of all to be back.
@@ -185,25 +187,27 @@ impl Mended {
 ///
 /// `groups` gives them, until they are gone.
 pub(super) async fn run(repair: Arc<Repair>, groups: impl Fn() -> Option<Groups>) {
-    let mut looks: BTreeMap<GroupId, u32> = BTreeMap::new();
-    loop {
+    for look in 0.. {
         sleep(INTERVAL).await;
-        let mut damaged = repair.damaged();
+        let damaged = repair.damaged();
         let Some(here) = groups() else { return };
         here.let_stand(|group| !damaged.contains_key(&group));
-        for (&group, indexes) in &mut damaged {
-            repair.mend(group, std::mem::take(indexes)).await;
-        }
-        let still = repair.damaged();
-        looks.retain(|group, _| still.contains_key(group));
-        for &group in still.keys() {
-            let times = looks.entry(group).or_default();
-            *times += 1;
-            if times.is_multiple_of(LOOKS_BEFORE_HANDOVER) {
-                here.yield_leadership(group).await;
-            }
+        let mend = |(group, indexes)| repair.mend(group, window(indexes, look));
+        let mends = futures::stream::iter(damaged).map(mend).buffer_unordered(GROUPS_AT_ONCE);
+        let mended: usize = mends.collect::<Vec<_>>().await.into_iter().sum();
+        if mended > 0 {
+            let still = repair.damaged();
+            here.let_stand(|group| !still.contains_key(&group));
         }
     }
+}
+
+/// As many as are asked for in one call: others at each look, for nobody may hold the first.
+fn window(mut indexes: Vec<u64>, look: usize) -> Vec<u64> {
+    let begin = look.wrapping_mul(ENTRIES_MAX) % indexes.len().max(1);
+    indexes.rotate_left(begin);
+    indexes.truncate(ENTRIES_MAX);
+    indexes
 }
 
 /// What a peer asked for, as far as it is here and intact, up to about a replication's worth of
@@ -223,4 +227,19 @@ pub(super) async fn serve(log: &GroupLog, indexes: &[u64]) -> Vec<wire::LogEntry
         }
     }
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_entries_are_asked_for_at_each_look() {
+        assert_eq!(window(vec![], 3), [0; 0]);
+        assert_eq!(window(vec![7, 9], 3), [7, 9]);
+        let many: Vec<u64> = (0..150).collect();
+        let asked: Vec<u64> = (0..3).flat_map(|look| window(many.clone(), look)).collect();
+        assert!(many.iter().all(|index| asked.contains(index)));
+        assert!((0..3).all(|look| window(many.clone(), look).len() == ENTRIES_MAX));
+    }
 }

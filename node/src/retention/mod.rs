@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tristream_proto::domain::{GroupId, Timestamp};
 
 use crate::metadata::{self, Stream, StreamStatus, View};
@@ -108,8 +108,11 @@ impl Retention {
             }
         }
         let checkpoint = |(group, handle): (GroupId, shard::Handle)| async move {
-            if let Err(error) = handle.checkpoint().await {
-                tracing::debug!(%group, %error, "no checkpoint, tried again");
+            // One that waits for the repair of an entry must not hold up the others.
+            match timeout(STEP_DEADLINE, handle.checkpoint()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%group, %error, "no checkpoint, tried again"),
+                Err(_) => tracing::debug!(%group, "no checkpoint in time, tried again"),
             }
         };
         futures::stream::iter(due).for_each_concurrent(AT_ONCE, checkpoint).await;
