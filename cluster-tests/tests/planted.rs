@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tristream_cluster_tests::binary;
@@ -78,6 +78,18 @@ macro_rules! pinned {
 
 pinned! {
     ack_before_quorum "ack-before-quorum",
+    ack_before_fsync "ack-before-fsync",
+    ignored_fsync_error "ignored-fsync-error",
+    resumed_leadership "resumed-leadership",
+    stale_leader_read "stale-leader-read",
+    skipped_apply "skipped-apply",
+    no_crc "no-crc",
+    unproven_tail_reported_as_durable "unproven-tail-reported-as-durable",
+    one_record_lost_at_a_segments_border "one-record-lost-at-a-segments-border",
+    iterator_off_by_one "iterator-off-by-one",
+    empty_folder_that_votes "empty-folder-that-votes",
+    no_dedupe "no-dedupe",
+    split_without_seal "split-without-seal",
 }
 
 #[test]
@@ -97,31 +109,33 @@ fn every_script_is_run_and_every_bug_has_one_or_is_known_to_have_none() {
 }
 
 /// Bugs for which no script is known: `docs/testing.md` says why.
-const UNPINNED: &[&str] = &[];
+const UNPINNED: &[&str] =
+    &["newest-vote-lost-with-its-segment", "vote-not-fsynced", "window-not-handed-to-children"];
 
-/// The names of the bugs, and what they do, are in a program that has them.
+/// The names of the bugs, what they do, and parts of their code are in a program that has them.
 #[test]
 fn the_product_has_none_of_the_bugs() {
-    let product = fs::read(binary::tristream().unwrap()).unwrap();
-    let lab = fs::read(env!("CARGO_BIN_EXE_tristream-lab")).unwrap();
-    let mut words = Vec::new();
+    let mut words: BTreeSet<String> = ["planted5table", "early_reply"].map(str::to_owned).into();
     for plant in Plant::all().filter(|plant| *plant != Plant::DisksLie) {
         words.extend([plant.to_string(), plant.about().to_owned()]);
     }
-    // Strings may lie next to each other without a gap, but each is whole.
-    for word in &words {
-        assert!(contains(&lab, word), "the lab lacks {word:?}: this test could not fail");
-        assert!(!contains(&product, word), "tristream has {word:?}");
-    }
-    // Nor the parts of them: `planted::is_on` is a function, with a name.
-    for part in ["planted5table", "early_reply"] {
-        assert!(contains(&lab, part), "the lab lacks {part:?}");
-        assert!(!contains(&product, part), "tristream has {part:?}");
-    }
+    let lab = found_in(Path::new(env!("CARGO_BIN_EXE_tristream-lab")), &words);
+    assert_eq!(lab, words, "the lab lacks some: this test could not fail");
+    let product = found_in(&binary::tristream().unwrap(), &words);
+    assert!(product.is_empty(), "tristream has {product:?}");
 }
 
-fn contains(bytes: &[u8], word: &str) -> bool {
-    memchr::memmem::find(bytes, word.as_bytes()).is_some()
+/// Which of the words are in a file. By `grep`, for programs are a hundred megabytes, and this one is not optimised.
+fn found_in(file: &Path, words: &BTreeSet<String>) -> BTreeSet<String> {
+    let patterns = words.iter().flat_map(|word| ["-e", word]);
+    let output = Command::new("grep")
+        .args(["--text", "--only-matching", "--fixed-strings"])
+        .args(patterns)
+        .arg(file)
+        .output()
+        .expect("grep starts");
+    assert!(output.status.code().is_some_and(|code| code < 2), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
 /// What could put them in: a build script, a feature, or a dependency of the product's.
