@@ -13,9 +13,9 @@
 //!
 //! Crash-safe without a manifest: the new file's header says which batches it covers, and once it has
 //! its name, it replaces all older segments with any of these. Invariants: what counted when the plan
-//! was made is in the new file, bit for bit, and no entry of it was queued to be dropped then (else a
-//! crash could show neither the entry nor what dropped it); what happens meanwhile happens in younger
-//! segments. Trouble with the copy leaves everything as it is.
+//! was made is in the new file, bit for bit; no entry was queued to be dropped then, and whatever else
+//! was is durable before the new file counts (else a crash could show neither the entry or mark nor what
+//! dropped it); what happens meanwhile happens in younger segments. Trouble with the copy leaves everything as it is.
 
 mod copy;
 mod plan;
@@ -24,15 +24,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tristream_proto::domain::GroupId;
 
 use super::committer::salt;
-use super::group::Place;
+use super::group::{Dying, Place};
 use super::keeper;
 use super::segment::directory::Directory;
 use super::segment::footer::{self, Trailer};
 use super::segment::{self, Header};
-use super::state::{Segment, State};
+use super::state::{Done, Segment, State, Write};
 use super::writer::write_footer;
 use super::{Faulty, Shared};
 use crate::disk::Open;
@@ -66,6 +67,12 @@ pub(super) async fn rewrite(shared: &Arc<Shared>, sources: &[u64]) -> io::Result
             return trouble(shared, sources, &error);
         }
     };
+    // What the plan left out because it was queued to go must be gone for good first: else a crash could
+    // show neither the mark nor what replaced it.
+    if let Err(error) = all_queued_is_durable(shared).await {
+        let _ = shared.disk.remove(&temporary);
+        return trouble(shared, sources, &error);
+    }
     // From here on the new file may be the one that counts at the next open.
     shared.disk.rename(&temporary, &segment::path(&shared.config.dir, header.sequence))?;
     shared.disk.sync_dir(&shared.config.dir).await?;
@@ -77,6 +84,25 @@ pub(super) async fn rewrite(shared: &Arc<Shared>, sources: &[u64]) -> io::Result
         keeper::remove(shared, sequence).await?;
     }
     Ok(())
+}
+
+/// Waits for everything that was queued so far: an empty write comes after it.
+async fn all_queued_is_durable(shared: &Shared) -> io::Result<()> {
+    let (durable, answer) = oneshot::channel();
+    {
+        let mut state = shared.state.lock();
+        if let Some(stop) = &state.stop {
+            return Err(stop.error());
+        }
+        let done = Done::new(Box::new(move |result| {
+            // The keeper may have ended.
+            let _ = durable.send(result);
+        }));
+        let (frames, dying) = (Vec::new(), Dying::default());
+        state.enqueue(Write { frames, dying, done: Some(done), room: None });
+    }
+    shared.work.notify_one();
+    answer.await.unwrap_or_else(|_| Err(shared.stopped()))
 }
 
 /// Leaves the segments as they are.
