@@ -408,3 +408,41 @@ async fn power_loss_at_every_step_of_a_rewriting_loses_nothing() {
         bench.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_copy_that_lacks_marks_queued_to_go_does_not_count_before_they_are_gone() {
+    for seed in 0..8 {
+        let mut bench = small_segments();
+        let log = bench.open().await;
+        let (stays, goes) = (log.group(GroupId(1)), log.group(GroupId(2)));
+        within(goes.save_vote(Bytes::from_static(b"vote"))).await.unwrap();
+        fill(&stays, 0..60).await;
+        append(&goes, entries(1, 0..1)).await.unwrap();
+        sealed(&log).await;
+        assert!(bench.segments().contains(&"0000000001.seg".to_owned()));
+        let disk = bench.simulated.clone().unwrap();
+        disk.hold_syncs();
+        let (gone, copied) = tokio::join!(log.remove(GroupId(2)), async {
+            until(|| disk.waiting_syncs() == 1).await;
+            // Memory says already that the vote is gone; the disk does not.
+            let copied = rewrite::rewrite(&log.shared, &[1]);
+            let release = async {
+                until(|| disk.waiting_syncs() == 2).await;
+                disk.fail_syncs(1);
+                disk.release_syncs();
+            };
+            tokio::join!(copied, release).0
+        });
+        assert!(gone.is_err() && copied.is_ok(), "{gone:?} {copied:?}");
+        bench.failure().await;
+        bench.lose_power(seed).await;
+        let log = bench.open().await;
+        let left = log.group(GroupId(2));
+        match left.state().last {
+            Some(_) => assert_eq!(left.state().vote.as_deref(), Some(&b"vote"[..]), "{seed}"),
+            None => assert!(is_gone(&log, GroupId(2)).await, "{seed}"),
+        }
+        assert_eq!(read_all(&log.group(GroupId(1))).await, all(0..60));
+        bench.stop().await;
+    }
+}
