@@ -285,6 +285,8 @@ impl Arguments {
     }
 
     fn one(&self, seed: u64) -> anyhow::Result<Report> {
+        // What a seed does not have cannot be asked of it.
+        self.run.only.as_ref().map(|_| self.run.faults(seed)).transpose()?;
         if !self.twice {
             return in_a_process(seed, &self.run);
         }
