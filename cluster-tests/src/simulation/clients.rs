@@ -29,7 +29,7 @@ const BATCH_MAX: usize = 8;
 const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause of a producer between two calls.
-const PUT_PAUSE_MAX_MS: u64 = 150;
+const PUT_PAUSE_MAX_MS: u64 = 180;
 /// Nothing that was asked for comes later than this.
 const SETTLED_AFTER: Duration = Duration::from_secs(8);
 /// The reader that reads while everything happens.

@@ -250,6 +250,7 @@ impl Cluster {
             Undo::Reads(node) => {
                 self.places[node].disk().fail_reads(0);
                 self.places[node].state.lock().excuses.remove("failed_reads");
+                self.process_crash(node, SOON_MS);
             }
             Undo::OwnDisk(node) => self.plug_own_disk(node),
             Undo::Kill(node) => {

@@ -46,8 +46,8 @@ pub enum Fault {
         #[serde(default)]
         folder: bool,
     },
-    /// The next so many reads of a node fail, for at most so long. Half-way the process dies, so that who starts again
-    /// meets the rest.
+    /// The next so many reads of a node fail, for at most so long. A replica that met one stops for good, so somebody
+    /// kills the process: half-way, so that who starts again meets the rest, and at the end.
     FailedReads { node: usize, count: u32, lasts: u64 },
     /// A node's disk has less room than is kept for what must go on.
     NearlyFullDisk { node: usize, lasts: u64 },

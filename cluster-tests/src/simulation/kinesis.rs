@@ -27,7 +27,7 @@ const BATCH_MAX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(7);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest pause of the producer between two calls.
-const PUT_PAUSE_MAX_MS: u64 = 150;
+const PUT_PAUSE_MAX_MS: u64 = 180;
 /// Between two rounds of the reader.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Rounds of the reader between two listings.
