@@ -114,8 +114,8 @@ pub struct Log {
     /// How fast what is stored is read again, to look for damage. 0: not at all.
     pub scrub_bytes_per_second: u64,
     /// Bytes of the disk that are kept free of records, for votes, metadata, trims and deletes: with
-    /// less free, puts are refused. 0 keeps nothing. Default: 5 % of the disk or 1 GiB, whichever is
-    /// more, but at most a quarter of it, and at least two segments.
+    /// less free, puts are refused. 0 keeps nothing. Default: 5 % of the disk, but
+    /// at least 1 GiB and at most 2 GiB; of a small disk at most a quarter, and at least two segments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve_bytes: Option<u64>,
 }

@@ -9,8 +9,12 @@ use crate::disk::Space;
 const PART: u64 = 20;
 /// But this much on disks that have it ...
 const BYTES_MIN: u64 = 1 << 30;
-/// ... and no more than this part of one that is small.
+/// ... and no more than this part of one that is small ...
 const PART_MAX: u64 = 4;
+/// ... nor more than this of one that is large: what must go on without puts does not grow with the disk.
+/// It is votes, metadata and trims, which are small, records on their way, which are bounded, and the
+/// copies of a few segments that are being rewritten.
+const BYTES_MAX: u64 = 2 << 30;
 /// Segments that must always find room: one that is being written, and the next.
 const SEGMENTS_MIN: u64 = 2;
 /// Half of a tiny disk is for records, however large its segments are.
@@ -32,7 +36,7 @@ impl Reserve {
     pub(super) fn bytes(&self, space: Space) -> u64 {
         let total = space.total_bytes;
         let default = || {
-            let wanted = (total / PART).max(BYTES_MIN).min(total / PART_MAX);
+            let wanted = (total / PART).clamp(BYTES_MIN, BYTES_MAX).min(total / PART_MAX);
             wanted.max(SEGMENTS_MIN * self.segment_bytes).min(total / PART_EVER)
         };
         self.configured.unwrap_or_else(default)
@@ -64,7 +68,8 @@ mod tests {
     #[test]
     fn the_reserve_fits_disks_of_every_size() {
         let of = |total| reserve(None).bytes(space(0, total));
-        assert_eq!(of(1000 * GIB), 50 * GIB, "5 %");
+        assert_eq!(of(1000 * GIB), 2 * GIB, "a disk's last tenths may be many GiB");
+        assert_eq!(of(30 * GIB), 30 * GIB / 20, "5 %");
         assert_eq!(of(10 * GIB), GIB, "a GiB where 5 % are less");
         assert_eq!(of(3 * GIB), 768 * MIB, "no more than a quarter");
         assert_eq!(of(GIB), 512 * MIB, "room for two segments");
