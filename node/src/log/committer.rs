@@ -138,6 +138,7 @@ impl Committer {
         active.write(block.parts, block.len, block.crc, true).await?;
         self.shared.metrics.observe_fsync(block.len as usize, began.elapsed());
         self.shared.metrics.observe_log_padding(block.padding);
+        self.shared.pool.wrote(block.len);
         self.next_batch += 1;
 
         let half = self.shared.config.segment_bytes / 2;

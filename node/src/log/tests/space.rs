@@ -420,6 +420,8 @@ async fn a_copy_that_lacks_marks_queued_to_go_does_not_count_before_they_are_gon
         append(&goes, entries(1, 0..1)).await.unwrap();
         sealed(&log).await;
         assert!(bench.segments().contains(&"0000000001.seg".to_owned()));
+        // Its zeros are synced, too.
+        until(|| log.shared.pool.ready() > 0).await;
         let disk = bench.simulated.clone().unwrap();
         disk.hold_syncs();
         let (gone, copied) = tokio::join!(log.remove(GroupId(2)), async {
