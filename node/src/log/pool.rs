@@ -358,7 +358,8 @@ fn mark(len: u64) -> Bytes {
     to.freeze()
 }
 
-fn zeros(len: u64) -> Vec<Bytes> {
+/// So many zeros, to be written.
+pub(super) fn zeros(len: u64) -> Vec<Bytes> {
     let part = ZEROS.len() as u64;
     let lens = (0..len.div_ceil(part)).map(|at| part.min(len - at * part));
     lens.map(|len| Bytes::from_static(&ZEROS[..len as usize])).collect()
