@@ -9,6 +9,7 @@ COPY client/Cargo.toml client/Cargo.toml
 COPY node/Cargo.toml node/Cargo.toml
 COPY cluster-tests/Cargo.toml cluster-tests/Cargo.toml
 COPY cluster-tests/interpose/Cargo.toml cluster-tests/interpose/Cargo.toml
+COPY cluster-tests/planted/Cargo.toml cluster-tests/planted/Cargo.toml
 COPY xtask/Cargo.toml xtask/Cargo.toml
 # No debug information: the binary is a quarter of the size.
 ENV CARGO_PROFILE_RELEASE_DEBUG=false

@@ -28,6 +28,9 @@ pub enum Error {
     /// The shard's queue is full.
     #[error("throttled: {0}")]
     Throttled(String),
+    /// The disk of a replica is nearly full. It did not happen.
+    #[error("no room: {0}")]
+    StorageFull(String),
     /// The node asked does not lead the shard.
     #[error("the node does not lead the shard: {message}")]
     NotLeader {
@@ -54,7 +57,10 @@ impl Error {
     /// May the caller send the same request again?
     pub fn retry(&self) -> Retry {
         match self {
-            Error::Throttled(_) | Error::Unavailable(_) | Error::Unknown(_) => Retry::Later,
+            Error::Throttled(_)
+            | Error::StorageFull(_)
+            | Error::Unavailable(_)
+            | Error::Unknown(_) => Retry::Later,
             Error::NotLeader { .. } | Error::StaleMap(_) => Retry::Elsewhere,
             Error::StreamNotFound(_)
             | Error::AlreadyExists(_)
@@ -130,6 +136,7 @@ impl From<wire::Refusal> for Error {
             Kind::StreamNotFound => Error::StreamNotFound(message),
             Kind::StaleMap => Error::StaleMap(MapVersion(refusal.map_version)),
             Kind::Throttled => Error::Throttled(message),
+            Kind::StorageFull => Error::StorageFull(message),
             Kind::Unavailable => Error::Unavailable(message),
             Kind::Unknown => Error::Unknown(message),
             Kind::Invalid => Error::Invalid(message),

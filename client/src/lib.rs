@@ -38,4 +38,4 @@ pub use map_cache::{StreamDescription, StreamStatus};
 pub use options::Options;
 pub use producer::{Producer, Receipt};
 pub use subscription::{End, Event, Start, Subscription};
-pub use tristream_proto::{domain, wire};
+pub use tristream_proto::{domain, recording, wire};

@@ -109,6 +109,18 @@ pub async fn view(kinesis: &str) -> anyhow::Result<View> {
     })
 }
 
+/// The value of a metric without labels at a node's `/metrics`.
+pub async fn metric(kinesis: &str, name: &str) -> anyhow::Result<f64> {
+    let answer = raw_http::get(kinesis, "/metrics", ASK_LIMIT).await?;
+    if answer.status != 200 {
+        bail!("{kinesis}/metrics answers {}", answer.status);
+    }
+    let text = String::from_utf8_lossy(&answer.body);
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = value.with_context(|| format!("{kinesis}/metrics has no {name}"))?;
+    value.trim().parse().with_context(|| format!("{name} is no number: {value:?}"))
+}
+
 /// Whether a node answers 200 at `/readyz`.
 pub async fn is_ready(kinesis: &str) -> bool {
     let answer = raw_http::get(kinesis, "/readyz", ASK_LIMIT).await;

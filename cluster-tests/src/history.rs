@@ -4,8 +4,11 @@
 //! is `Sent` (or `SentAgain`, when it repeats a call under the call's own id) before it is answered, and is answered
 //! at most once: `Acked`, `Refused` (this attempt certainly stored nothing) or `Unknown` (may be stored or not). Must
 //! not judge: that is what `promises/` is for.
+//!
+//! A history put together from recordings (`recording.rs`) has several sources: only what one source saw has an order
+//! that can be relied on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
@@ -130,13 +133,50 @@ pub enum Event {
     Map(Vec<ShardSeen>),
 }
 
+/// A reader that read from the oldest record was told that nothing follows. Not part of recordings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tip {
+    /// The reader.
+    pub reader: &'static str,
+    /// The shard.
+    pub shard: String,
+    /// How many events had happened when it asked.
+    pub asked: usize,
+    /// The last record that it has; none when it has none.
+    pub upto: Option<SequenceNumber>,
+}
+
+/// Who saw an event: all events of a source are in the order in which they happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source(pub u32);
+
+#[derive(Debug)]
+struct Noted {
+    at: Duration,
+    source: Source,
+    event: Event,
+}
+
+/// What is known of a history that was put together from recordings.
+#[derive(Clone, Debug, Default)]
+struct Recorded {
+    /// For how long records are kept at least.
+    retention: Duration,
+    /// Where in the list each reader began, and when.
+    begun: HashMap<&'static str, (usize, Duration)>,
+    /// Lowest and highest place where a reader met what nobody recorded, by reader and shard.
+    passed: BTreeMap<(&'static str, String), (SequenceNumber, SequenceNumber)>,
+}
+
 /// Events, and the records that they are about.
 #[derive(Debug)]
 pub struct History {
     started: Instant,
     intents: Vec<Intent>,
     by_data: HashMap<Bytes, RecordId>,
-    events: Vec<(Duration, Event)>,
+    events: Vec<Noted>,
+    tips: Vec<Tip>,
+    recorded: Option<Recorded>,
 }
 
 impl Default for History {
@@ -153,7 +193,16 @@ impl History {
             intents: Vec::new(),
             by_data: HashMap::new(),
             events: Vec::new(),
+            tips: Vec::new(),
+            recorded: None,
         }
+    }
+
+    /// The same, to be filled from recordings: what no reading covers is then no breach, and a reading that is whole
+    /// is so as of when it began. Records that are older than `retention` may be gone.
+    pub fn recorded(retention: Duration) -> History {
+        let recorded = Some(Recorded { retention, ..Recorded::default() });
+        History { recorded, ..History::new() }
     }
 
     /// A record that will be sent.
@@ -185,12 +234,61 @@ impl History {
     }
 
     fn push_at(&mut self, at: Duration, event: Event) {
-        self.events.push((at, event));
+        self.push_from(Source::default(), at, event);
+    }
+
+    /// A source saw something, so long after some beginning.
+    pub fn push_from(&mut self, source: Source, at: Duration, event: Event) {
+        self.events.push(Noted { at, source, event });
+    }
+
+    /// A reader begins: what was acked before this is there to be read. Of recordings only.
+    pub fn reading_begins(&mut self, reader: &'static str, at: Duration) {
+        let place = self.events.len();
+        if let Some(recorded) = &mut self.recorded {
+            recorded.begun.insert(reader, (place, at));
+        }
+    }
+
+    /// A reader came by a place that holds what nobody recorded. Of recordings only.
+    pub fn passes(&mut self, reader: &'static str, position: Position) {
+        let Some(recorded) = &mut self.recorded else { return };
+        let Position { shard, number } = position;
+        let span = recorded.passed.entry((reader, shard));
+        let (low, high) = span.or_insert_with(|| (number.clone(), number.clone()));
+        if number < *low {
+            *low = number;
+        } else if number > *high {
+            *high = number;
+        }
+    }
+
+    /// Whether it was put together from recordings.
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.is_some()
+    }
+
+    /// Whether a record that was acked as the event of this place may be gone by the time a reader began.
+    pub fn may_be_gone(&self, place: usize, reader: &'static str) -> bool {
+        self.recorded.as_ref().is_some_and(|recorded| {
+            let begun = recorded.begun.get(reader);
+            begun.is_some_and(|(_, begun)| self.events[place].at + recorded.retention < *begun)
+        })
     }
 
     /// Puts go on: what was read whole so far is only a piece from now on.
     pub fn reopen(&mut self) {
-        self.events.retain(|(_, event)| !matches!(event, Event::ReadAll(..)));
+        self.events.retain(|noted| !matches!(noted.event, Event::ReadAll(..)));
+    }
+
+    /// Somebody was told of a shard's tip.
+    pub fn note_tip(&mut self, tip: Tip) {
+        self.tips.push(tip);
+    }
+
+    /// What was told of tips.
+    pub fn tips(&self) -> &[Tip] {
+        &self.tips
     }
 
     /// All records, by id.
@@ -209,8 +307,18 @@ impl History {
     }
 
     /// What happened, in order.
-    pub fn events(&self) -> impl Iterator<Item = &Event> {
-        self.events.iter().map(|(_, event)| event)
+    pub fn events(&self) -> impl ExactSizeIterator<Item = &Event> {
+        self.events.iter().map(|noted| &noted.event)
+    }
+
+    /// The same, with who saw it.
+    pub fn sourced(&self) -> impl Iterator<Item = (Source, &Event)> {
+        self.events.iter().map(|noted| (noted.source, &noted.event))
+    }
+
+    /// The same, with when it was.
+    pub fn timed(&self) -> impl Iterator<Item = (Duration, &Event)> {
+        self.events.iter().map(|noted| (noted.at, &noted.event))
     }
 
     /// How many records have been acked, each counted once.
@@ -233,7 +341,7 @@ impl History {
     pub fn longest_silence(&self, shard: Option<&str>) -> Duration {
         let mut last = None;
         let mut longest = Duration::ZERO;
-        for (at, event) in &self.events {
+        for Noted { at, event, .. } in &self.events {
             if let Event::Acked(_, position) = event
                 && shard.is_none_or(|shard| shard == position.shard)
             {
@@ -248,6 +356,11 @@ impl History {
     pub fn readings(&self) -> Vec<Reading<'_>> {
         let mut readings: Vec<Reading<'_>> = Vec::new();
         let mut places = HashMap::new();
+        let recorded = self.recorded.as_ref();
+        for ((reader, shard), (low, high)) in recorded.iter().flat_map(|all| &all.passed) {
+            places.insert((*reader, shard), readings.len());
+            readings.push(Reading { passed: Some((low, high)), ..self.reading(reader, shard) });
+        }
         for event in self.events() {
             let (reader, shard) = match event {
                 Event::Read(reader, stored) => (*reader, &stored.position.shard),
@@ -255,7 +368,7 @@ impl History {
                 _ => continue,
             };
             let place = *places.entry((reader, shard)).or_insert_with(|| {
-                readings.push(Reading { reader, shard, records: Vec::new(), complete: false });
+                readings.push(self.reading(reader, shard));
                 readings.len() - 1
             });
             match event {
@@ -264,6 +377,12 @@ impl History {
             }
         }
         readings
+    }
+
+    fn reading<'a>(&self, reader: &'static str, shard: &'a str) -> Reading<'a> {
+        let begun = self.recorded.as_ref().and_then(|recorded| recorded.begun.get(reader));
+        let begun = begun.map(|(place, _)| *place);
+        Reading { reader, shard, records: Vec::new(), complete: false, begun, passed: None }
     }
 }
 
@@ -276,8 +395,13 @@ pub struct Reading<'a> {
     pub shard: &'a str,
     /// In the order in which they came.
     pub records: Vec<&'a Stored>,
-    /// Whether it read from the oldest record to the end, after the last put.
+    /// Whether it read from the oldest record to the end, after the last put; of a recording: to what was the end when
+    /// it began.
     pub complete: bool,
+    /// Where in the list of events it began, of a recording.
+    pub begun: Option<usize>,
+    /// Lowest and highest place where it met what nobody recorded, of a recording.
+    pub passed: Option<(&'a SequenceNumber, &'a SequenceNumber)>,
 }
 
 #[cfg(test)]

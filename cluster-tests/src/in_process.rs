@@ -106,6 +106,8 @@ impl Cluster {
             );
             let mut config: Config = toml::from_str(&text)?;
             config.nodes = nodes.clone();
+            // How full the machine's own disk is, is not what is tested.
+            config.log.reserve_bytes = Some(0);
             change(&mut config);
             let disk = (storage == Storage::Simulated).then(SimulatedDisk::new);
             Ok(Seat { config, disk, running: None })
@@ -190,6 +192,12 @@ impl Cluster {
     /// The running node.
     pub fn node(&self, seat: usize) -> Arc<Node> {
         self.seats[seat].running.as_ref().expect("the node runs").node.clone()
+    }
+
+    /// Tasks of the running node that have not ended.
+    pub fn tasks_alive(&self, seat: usize) -> usize {
+        let running = self.seats[seat].running.as_ref().expect("the node runs");
+        running.runtime.metrics().num_alive_tasks()
     }
 
     /// Waits until these nodes serve.

@@ -10,6 +10,7 @@
 //! | one order per key | `promises/order_per_key.rs` |
 //! | nothing invented | `promises/no_phantom_records.rs` |
 //! | a put, however often it is sent, is stored once | `promises/nothing_stored_twice.rs` |
+//! | the end of a shard is told by who knows it | `promises/tips_are_fresh.rs` |
 //! | open shards tile the key space, records lie where they belong | `promises/ranges_tile.rs` |
 //!
 //! | part | file |
@@ -28,22 +29,33 @@
 //! | producers through such doors, outcomes recorded | `producers.rs` |
 //! | connections that break when the answer to a put comes back | `scissors.rs` |
 //! | a stream read through all generations of its shards | `generations.rs` |
+//! | producers without pause while all nodes die at once | `kill_all.rs` |
+//! | clients while real processes are killed, paused, cut off and slowed | `chaos.rs` |
+//! | recordings of users' own runs, judged | `recording.rs` |
 //! | producers without pause while shards come and go | `soak.rs` |
+//! | shards that come and go, and what nodes keep of them | `churn.rs` |
+//! | a process whose unsynced writes are lost when it is killed | `power_loss.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
 pub mod admin;
 pub mod aws_cli;
 pub mod binary;
+pub mod chaos;
+pub mod churn;
 pub mod command;
 pub mod containers;
 pub mod doors;
 pub mod generations;
 pub mod history;
 pub mod in_process;
+pub mod kill_all;
+#[cfg(target_os = "linux")]
+pub mod power_loss;
 pub mod processes;
 pub mod producers;
 pub mod promises;
 pub mod raw_http;
+pub mod recording;
 pub mod scissors;
 pub mod sdk;
 #[cfg(target_os = "linux")]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{admin, binary, command};
+use crate::{admin, binary, command, raw_http};
 
 /// The three availability zones, in the order of their ports.
 pub const ZONES: [&str; 3] = ["az-a", "az-b", "az-c"];
@@ -71,8 +71,31 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Runs `tristream up` on the folder, which may hold everything of an earlier run.
+    /// The same, with each node's settings changed by `change` before it holds any stream.
+    pub async fn start_with(
+        options: Options,
+        change: impl Fn(&mut toml::Table),
+    ) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::start(options).await?;
+        cluster.stop().await?;
+        for zone in ZONES {
+            let path = cluster.data_dir().join(zone).join("node.toml");
+            let mut settings: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
+            change(&mut settings);
+            std::fs::write(&path, toml::to_string(&settings)?)?;
+        }
+        cluster.up().await?;
+        Ok(cluster)
+    }
+
+    /// Runs `tristream up` on the folder, which may hold everything of an earlier run, and waits until it is ready.
     pub async fn up(&mut self) -> anyhow::Result<()> {
+        self.launch()?;
+        self.wait_up().await
+    }
+
+    /// Runs `tristream up` and does not wait for anything.
+    pub fn launch(&mut self) -> anyhow::Result<()> {
         if self.up.is_some() {
             bail!("the cluster is up already");
         }
@@ -89,7 +112,14 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(File::create(&out)?)
             .stderr(File::options().create(true).append(true).open(&err)?);
-        let up = self.up.insert(command.spawn().context("cannot run `tristream up`")?);
+        self.up = Some(command.spawn().context("cannot run `tristream up`")?);
+        Ok(())
+    }
+
+    /// Waits until `tristream up` says that all three are ready.
+    pub async fn wait_up(&mut self) -> anyhow::Result<()> {
+        let out = self.folder.path().join("up.out");
+        let up = self.up.as_mut().context("nobody ran `tristream up`")?;
         let ready = admin::wait("the line `ready` of `tristream up`", PROCESS_LIMIT, || {
             let ended = up.try_wait();
             let printed = std::fs::read_to_string(&out);
@@ -171,6 +201,23 @@ impl Cluster {
         .with_context(|| self.last_words())
     }
 
+    /// Waits until a zone's node answers requests of its own: it may still have to find leaders, which it cannot while
+    /// it is cut off.
+    pub async fn wait_serving(&self, zone: &str) -> anyhow::Result<()> {
+        let kinesis = self.kinesis(zone)?;
+        admin::wait(&format!("{zone} to serve"), PROCESS_LIMIT, async || {
+            let answer = raw_http::get(&kinesis, "/healthz", Duration::from_secs(5)).await;
+            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
+        .await
+        .with_context(|| self.last_words())
+    }
+
+    /// Whether a zone's node is stopped by a signal.
+    pub fn is_paused(&self, zone: &str) -> bool {
+        self.pid(zone).is_ok_and(|pid| state(pid).is_some_and(|state| state.starts_with('T')))
+    }
+
     /// SIGSTOP: the node is there and does nothing.
     pub fn pause(&self, zone: &str) -> anyhow::Result<()> {
         self.signal(zone, Signal::STOP)
@@ -249,7 +296,7 @@ impl Cluster {
     }
 
     /// The newest process of the zone: the one started by hand, else the one that `up` started.
-    fn pid(&self, zone: &str) -> anyhow::Result<Pid> {
+    pub fn pid(&self, zone: &str) -> anyhow::Result<Pid> {
         if let Some(child) = &self.by_hand[usize::from(number(zone)?)] {
             return Ok(Pid::from_child(child));
         }
@@ -338,10 +385,13 @@ fn is_ours(pid: Pid, folder: &Path) -> bool {
 
 /// Neither gone nor a zombie.
 fn runs(pid: Pid) -> bool {
+    state(pid).is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
+}
+
+/// The letter of its state, and what follows.
+fn state(pid: Pid) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    let state =
-        stat.ok().and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()));
-    state.is_some_and(|state| !state.starts_with('Z') && !state.starts_with('X'))
+    stat.ok().and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()))
 }
 
 fn number(zone: &str) -> anyhow::Result<u16> {

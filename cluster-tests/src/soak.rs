@@ -125,25 +125,14 @@ impl Report {
 /// Runs it all, telling `progress` what happens. An error means that it could not be tried, or that the stream did not
 /// get where it should.
 pub async fn run(settings: &Settings, progress: &dyn Fn(&str)) -> anyhow::Result<Report> {
-    let mut cluster = start_without_quotas().await?;
+    let without_quotas = |settings: &mut toml::Table| {
+        settings.insert("quotas".to_owned(), false.into());
+    };
+    let mut cluster = Cluster::start_with(Options::default(), without_quotas).await?;
     let ran = soak(&mut cluster, settings, progress).await;
     let ran = ran.with_context(|| cluster.last_words());
     cluster.stop().await?;
     ran
-}
-
-async fn start_without_quotas() -> anyhow::Result<Cluster> {
-    let mut cluster = Cluster::start(Options::default()).await?;
-    cluster.stop().await?;
-    for zone in ZONES {
-        let path = cluster.data_dir().join(zone).join("node.toml");
-        let settings = std::fs::read_to_string(&path)?;
-        let mut settings: toml::Table = toml::from_str(&settings)?;
-        settings.insert("quotas".to_owned(), false.into());
-        std::fs::write(&path, toml::to_string(&settings)?)?;
-    }
-    cluster.up().await?;
-    Ok(cluster)
 }
 
 async fn soak(

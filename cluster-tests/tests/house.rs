@@ -198,7 +198,9 @@ fn only_raft_says_openraft_and_only_one_file_says_sled() {
             wrong.push(format!("{} says sled", file.path));
         }
     }
-    for file in sources("toml").iter().filter(|file| file.path != "node/Cargo.toml") {
+    // The second is the node once more, with its planted bugs.
+    let node = ["node/Cargo.toml", "cluster-tests/planted/Cargo.toml"];
+    for file in sources("toml").iter().filter(|file| !node.contains(&&*file.path)) {
         for word in ["openraft", "sled"] {
             if file.text.lines().any(|line| line.starts_with(word)) {
                 wrong.push(format!("{} depends on {word}", file.path));

@@ -1,8 +1,8 @@
 //! Every `sh` block of the README is run: here, or by the step of `.ci/run` that the line above it names.
 //!
 //! A block under `<!-- run by: NAME -->` is that step's. All others run here, one after another in one shell, in an
-//! empty folder, against a cluster on the default ports whose data are in `./tristream-data`; `tristream` and `aws`
-//! are on the path. So a block may use what an earlier one set or made, and none may run for ever.
+//! empty folder, against a cluster on the default ports whose data are in `./tristream-data` and that allows faults;
+//! `tristream`, `tristream-lab` and `aws` are on the path. So a block may use what an earlier one set or made, and none may run for ever.
 
 #![allow(clippy::print_stdout)]
 
@@ -94,7 +94,8 @@ async fn the_blocks_run() -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let options = Options { ports: Some(DEFAULT_PORTS), ..Options::default() };
+    let up_arguments = vec!["--enable-faults".to_owned()];
+    let options = Options { ports: Some(DEFAULT_PORTS), up_arguments, ..Options::default() };
     let mut cluster = Cluster::start(options).await?;
     let folder = tempfile::tempdir()?;
     symlink(cluster.data_dir(), folder.path().join("tristream-data"))?;
@@ -111,6 +112,8 @@ async fn run(
     folder: &Path,
 ) -> anyhow::Result<()> {
     let mut path = vec![cluster.binary().parent().context("no folder")?.to_path_buf()];
+    let lab = Path::new(env!("CARGO_BIN_EXE_tristream-lab"));
+    path.extend(lab.parent().map(Path::to_path_buf));
     path.extend(cli.folder());
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let mut shell = Command::new("bash");

@@ -59,8 +59,47 @@ fn disks_that_lie_are_found_out() {
     let run = ["simulate", "--from", "1", "--seconds", "4", "--script", &script];
     let honest = lab(&run);
     assert_eq!(honest.status.code(), Some(0), "{}", stdout(&honest));
-    let lying = lab(&[&run[..], &["--plant", "disks-lie"]].concat());
+    let lying = lab(&[&run[..], &["--plant", "disks-lie", "--tries", "0"]].concat());
     assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
+}
+
+/// Without `--cover` of the other faults: these are few seeds.
+#[test]
+fn power_fails_everywhere_in_every_seed_that_is_to_have_it() {
+    let run = ["simulate", "--from", "2000", "--seconds", "8", "--faults", "power_loss_all"];
+    let output = lab(&[&run[..], &["--seeds", "6", "--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", broken(&stdout(&output)));
+    let text = stdout(&output);
+    let reports: Vec<Report> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(reports.len(), 6);
+    for report in reports {
+        let times = report.coverage.get("fault_power_loss_everywhere").copied();
+        assert!(times.is_some_and(|times| times >= 1), "{report:?}");
+    }
+    let lying = lab(&[&run[..], &["--plant", "disks-lie", "--tries", "0"]].concat());
+    assert_eq!(lying.status.code(), Some(1), "{}", stdout(&lying));
+}
+
+/// Each of them is noticed, and none breaks a promise.
+#[test]
+fn disks_fail_in_every_way_that_a_node_is_to_survive() {
+    let script = script("disks.json");
+    let report = report(&["simulate", "--seconds", "13", "--script", &script, "--json"]);
+    assert_eq!(report.violations, [""; 0]);
+    for fault in [
+        "stalled_disk",
+        "full_disk",
+        "nearly_full_disk",
+        "failed_reads",
+        "empty_disk",
+        "failed_sync",
+        "slow_zone",
+    ] {
+        let times = report.coverage.get(&format!("fault_{fault}")).copied();
+        assert!(times.is_some_and(|times| times >= 1), "{fault}: {report:?}");
+    }
+    assert!(report.coverage["refused_records"] > 0, "no room, no puts: {report:?}");
 }
 
 /// Replication to a node that is gone was once tried again at once, for ever: time stands still in such a loop.
@@ -78,6 +117,10 @@ fn misuse_is_told_from_violation() {
         &["simulate", "--script", "/nowhere/at/all.json"][..],
         &["simulate", "--seeds", "2", "--log", "/tmp/never-written.log"],
         &["simulate", "--seeds", "many"],
+        &["simulate", "--faults", "none"],
+        &["simulate", "--plant", "none-such"],
+        &["simulate", "--only", "a"],
+        &["simulate", "--seconds", "3", "--only", "1000"],
         &["simulated"],
     ] {
         assert_eq!(lab(arguments).status.code(), Some(2), "{arguments:?}");

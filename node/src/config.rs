@@ -50,6 +50,13 @@ pub struct Config {
     /// default: 600).
     #[serde(default = "on_demand_window_seconds_default")]
     pub on_demand_window_seconds: u64,
+    /// Whether faults may be imposed on messages between nodes (docs/testing.md). For tests. Default: no.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub enable_faults: bool,
+    /// What must be shown to impose faults from another machine; without it only this one may. At least 16
+    /// characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault_token: Option<String>,
     /// All three nodes, this one too, as the others reach them.
     pub nodes: Vec<NodeAddress>,
 }
@@ -95,17 +102,34 @@ impl Default for Raft {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// A segment is sealed at this size.
+    /// Size of a segment's file.
     pub segment_bytes: u64,
     /// Recent payloads kept in memory.
     pub tail_bytes: usize,
     /// Bytes that may wait for the disk.
     pub queue_bytes: usize,
+    /// How fast segments are rewritten, to give space back and to bring a shard's records together.
+    /// 0: not at all.
+    pub rewrite_bytes_per_second: u64,
+    /// How fast what is stored is read again, to look for damage. 0: not at all.
+    pub scrub_bytes_per_second: u64,
+    /// Bytes of the disk that are kept free of records, for votes, metadata, trims and deletes: with
+    /// less free, puts are refused. 0 keeps nothing. Default: 5 % of the disk, but
+    /// at least 1 GiB and at most 2 GiB; of a small disk at most a quarter, and at least two segments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve_bytes: Option<u64>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { segment_bytes: 64 << 20, tail_bytes: 128 << 20, queue_bytes: 64 << 20 }
+        Log {
+            segment_bytes: 256 << 20,
+            tail_bytes: 128 << 20,
+            queue_bytes: 64 << 20,
+            rewrite_bytes_per_second: 64 << 20,
+            scrub_bytes_per_second: 8 << 20,
+            reserve_bytes: None,
+        }
     }
 }
 
@@ -123,6 +147,10 @@ fn iterator_seconds_default() -> u64 {
 
 fn yes() -> bool {
     true
+}
+
+fn is_no(what: &bool) -> bool {
+    !what
 }
 
 fn on_demand_window_seconds_default() -> u64 {
@@ -172,6 +200,12 @@ impl Config {
         }
         if self.log.segment_bytes < 1 << 20 {
             bail!("log.segment_bytes must be at least 1 MiB");
+        }
+        if self.log.segment_bytes > 16 << 30 {
+            bail!("log.segment_bytes must be at most 16 GiB");
+        }
+        if self.fault_token.as_ref().is_some_and(|token| token.len() < 16) {
+            bail!("fault_token must have at least 16 characters");
         }
         Ok(())
     }

@@ -95,6 +95,14 @@ fn decide(me: &Identity, zones: &[&str], answers: &BTreeMap<String, wire::ProbeR
     if let Some(founding) = clusters.map(from_wire).find(|founding| founding.names(me).is_some()) {
         return Step::Join(founding);
     }
+    if let Some(answer) = answers.values().find(|answer| !answer.cluster.is_empty())
+        && planted!(EmptyFolderVotes)
+    {
+        let mut founding = from_wire(answer);
+        let lost = founding.founders.iter_mut().filter(|founder| founder.az == me.az);
+        lost.for_each(|founder| founder.nonce.clone_from(&me.nonce));
+        return Step::Join(founding);
+    }
     if let Some((az, cluster)) = strange {
         return Step::Refuse(format!(
             "this data folder is empty, but the node of {az} belongs to cluster {cluster} already: the \

@@ -3,6 +3,8 @@
 //! One `Metrics` per node, no globals, so that three nodes fit in one process. Names: `tristream_` prefix,
 //! base units (seconds, bytes), `_total` on counters.
 
+mod log;
+
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -36,6 +38,8 @@ pub enum Refusal {
     Unknown,
     /// This node does not lead.
     NotLeader,
+    /// The disk of a replica is nearly full.
+    StorageFull,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -52,6 +56,11 @@ struct Replica {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DemandStep {
     step: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Fault {
+    fault: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -85,6 +94,16 @@ pub struct Metrics {
     fsync_failures: Counter,
     log_bytes_written: Counter,
     log_zero_fill_bytes: Counter,
+    log_user_bytes: Counter,
+    log_padding_bytes: Counter,
+    log_footer_bytes: Counter,
+    log_rewritten_bytes: Counter,
+    log_scrubbed_bytes: Counter,
+    log_faulty_entries: Counter,
+    log_repaired_entries: Counter,
+    log_mended_footers: Counter,
+    log_open_ms: Gauge,
+    log_segments_by_kind: Family<log::SegmentKind, Gauge>,
     log_segments: Gauge,
     log_bytes: Gauge,
     torn_tails: Counter,
@@ -99,6 +118,15 @@ pub struct Metrics {
     queue_depth: Family<Queue, Gauge>,
     on_demand_steps: Family<DemandStep, Counter>,
     hot_keys: Gauge,
+    trims: Counter,
+    purges: Counter,
+    trimming_paused: Gauge,
+    disk_free: Gauge,
+    disk_reserve: Gauge,
+    disk_low: Gauge,
+    faults_on: Family<Fault, Gauge>,
+    faults: Family<Fault, Counter>,
+    fault_hits: Family<Fault, Counter>,
 }
 
 impl Default for Metrics {
@@ -135,6 +163,16 @@ impl Metrics {
             fsync_failures: Counter::default(),
             log_bytes_written: Counter::default(),
             log_zero_fill_bytes: Counter::default(),
+            log_user_bytes: Counter::default(),
+            log_padding_bytes: Counter::default(),
+            log_footer_bytes: Counter::default(),
+            log_rewritten_bytes: Counter::default(),
+            log_scrubbed_bytes: Counter::default(),
+            log_faulty_entries: Counter::default(),
+            log_repaired_entries: Counter::default(),
+            log_mended_footers: Counter::default(),
+            log_open_ms: Gauge::default(),
+            log_segments_by_kind: Family::default(),
             log_segments: Gauge::default(),
             log_bytes: Gauge::default(),
             torn_tails: Counter::default(),
@@ -149,6 +187,15 @@ impl Metrics {
             queue_depth: Family::default(),
             on_demand_steps: Family::default(),
             hot_keys: Gauge::default(),
+            trims: Counter::default(),
+            purges: Counter::default(),
+            trimming_paused: Gauge::default(),
+            disk_free: Gauge::default(),
+            disk_reserve: Gauge::default(),
+            disk_low: Gauge::default(),
+            faults_on: Family::default(),
+            faults: Family::default(),
+            fault_hits: Family::default(),
         };
         metrics.register();
         metrics
@@ -214,6 +261,7 @@ impl Metrics {
             "Zeros written to make segments ready before they are needed",
             self.log_zero_fill_bytes.clone(),
         );
+        self.register_log(r);
         r.register("log_segments", "Segments of the shared log", self.log_segments.clone());
         r.register("log_bytes", "Bytes of the shared log on disk", self.log_bytes.clone());
         r.register("torn_tails", "Torn tails cut at start", self.torn_tails.clone());
@@ -221,6 +269,13 @@ impl Metrics {
         r.register("led_groups", "Raft groups led from here", self.led_groups.clone());
         r.register("term", "Current term of a group", self.terms.clone());
         r.register("elections", "Leaderships won here", self.elections.clone());
+        r.register("trims", "Times that records expired in a shard led here", self.trims.clone());
+        r.register("purges", "Times that a group's log was purged here", self.purges.clone());
+        r.register(
+            "trimming_paused",
+            "Shards led here whose records expire and stay, for clocks disagree",
+            self.trimming_paused.clone(),
+        );
         r.register("reshards", "Splits and merges published from here", self.reshards.clone());
         r.register_with_unit(
             "reshard_step",
@@ -253,6 +308,32 @@ impl Metrics {
             "hot_keys",
             "Shards on demand with more load on one key than a split can help, as the metadata leader sees it",
             self.hot_keys.clone(),
+        );
+        self.register_disk(r);
+        self.register_faults(r);
+    }
+
+    fn register_disk(&self, r: &mut Registry) {
+        r.register("disk_free_bytes", "Bytes free on the log's disk", self.disk_free.clone());
+        r.register(
+            "disk_reserve_bytes",
+            "Bytes of the log's disk that are kept free of records",
+            self.disk_reserve.clone(),
+        );
+        r.register(
+            "disk_low",
+            "1 while puts are refused because this disk is nearly full",
+            self.disk_low.clone(),
+        );
+    }
+
+    fn register_faults(&self, r: &mut Registry) {
+        r.register("faults_on", "Faults between nodes that are on here", self.faults_on.clone());
+        r.register("faults", "Faults between nodes imposed here", self.faults.clone());
+        r.register(
+            "fault_hits",
+            "Messages and connections held, delayed or lost by faults imposed here",
+            self.fault_hits.clone(),
         );
     }
 
@@ -306,34 +387,6 @@ impl Metrics {
         self.read_bytes.inc_by(bytes as u64);
     }
 
-    /// The log was written and synced.
-    pub fn observe_fsync(&self, bytes: usize, took: Duration) {
-        self.fsyncs.inc();
-        self.log_bytes_written.inc_by(bytes as u64);
-        self.fsync_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A write or sync of the log failed.
-    pub fn observe_fsync_failure(&self) {
-        self.fsync_failures.inc();
-    }
-
-    /// Zeros were written into a file that will be a segment.
-    pub fn observe_zero_fill(&self, bytes: u64) {
-        self.log_zero_fill_bytes.inc_by(bytes);
-    }
-
-    /// A torn tail was cut.
-    pub fn observe_torn_tail(&self) {
-        self.torn_tails.inc();
-    }
-
-    /// Size of the log on disk.
-    pub fn set_log_size(&self, segments: usize, bytes: u64) {
-        self.log_segments.set(segments as i64);
-        self.log_bytes.set(bytes as i64);
-    }
-
     /// This node won a leadership.
     pub fn observe_election(&self) {
         self.elections.inc();
@@ -349,6 +402,21 @@ impl Metrics {
     pub fn observe_reshard(&self, pause: Duration) {
         self.reshards.inc();
         self.reshard_pause_seconds.observe(pause.as_secs_f64());
+    }
+
+    /// Records of a shard led here expired.
+    pub fn observe_trim(&self) {
+        self.trims.inc();
+    }
+
+    /// A group's log was purged here.
+    pub fn observe_purge(&self) {
+        self.purges.inc();
+    }
+
+    /// Shards led here that are due to be trimmed, and are not because clocks disagree.
+    pub fn set_trimming_paused(&self, shards: usize) {
+        self.trimming_paused.set(shards as i64);
     }
 
     /// Groups open and led here.
@@ -380,9 +448,31 @@ impl Metrics {
         self.on_demand_steps.get_or_create(&DemandStep { step }).inc();
     }
 
+    /// A fault was imposed from outside.
+    pub fn observe_fault(&self, fault: &'static str) {
+        self.faults.get_or_create(&Fault { fault }).inc();
+    }
+
+    /// A fault met a message or a connection.
+    pub fn observe_fault_hit(&self, fault: &'static str) {
+        self.fault_hits.get_or_create(&Fault { fault }).inc();
+    }
+
+    /// So many faults of a kind are on.
+    pub fn set_faults(&self, fault: &'static str, count: usize) {
+        self.faults_on.get_or_create(&Fault { fault }).set(count as i64);
+    }
+
     /// Shards whose load is on one key. Zero where this node does not lead the metadata.
     pub fn set_hot_keys(&self, shards: usize) {
         self.hot_keys.set(shards as i64);
+    }
+
+    /// Room of the log's disk.
+    pub fn set_disk(&self, free_bytes: u64, reserve_bytes: u64, is_low: bool) {
+        self.disk_free.set(free_bytes as i64);
+        self.disk_reserve.set(reserve_bytes as i64);
+        self.disk_low.set(i64::from(is_low));
     }
 
     /// What waits in a queue now.

@@ -23,6 +23,8 @@ pub enum Kind {
     Committer,
     /// Background work on the log: sealing, compaction.
     LogKeeper,
+    /// Looks how much room the disk has.
+    Room,
     /// Opens, closes and initialises groups as the metadata say.
     Reconciler,
     /// Carries streams through their life on the metadata leader.
@@ -60,6 +62,7 @@ impl Kind {
             | Kind::Committer
             | Kind::Appender
             | Kind::LogKeeper
+            | Kind::Room
             | Kind::Reconciler
             | Kind::StreamKeeper
             | Kind::Resharder

@@ -3,6 +3,10 @@
 //! Hash maps, thread generators and HTTP/2's clocks ask the operating system behind everybody's back; a
 //! run from a seed must answer them from the seed. Invariant: a thread that did not call [`replace`] gets
 //! what the kernel says. Linux only. Must not know who asks.
+//!
+//! [`heap`] counts what a process has allocated: it lies here because only this crate may say `unsafe`.
+
+pub mod heap;
 
 use std::cell::Cell;
 use std::time::Duration;

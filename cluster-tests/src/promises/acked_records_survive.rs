@@ -2,39 +2,85 @@
 
 use std::collections::HashMap;
 
-use super::Verdict;
-use crate::history::{Event, History, Position, Stored};
+use super::{About, Verdict};
+use crate::history::{Event, History, Position, Reading, SequenceNumber, Stored};
 
-/// What one reader has, by place.
-type Shelf<'a> = (&'static str, HashMap<&'a Position, &'a Stored>);
+/// What one reader has of a shard, by place.
+struct Shelf<'a> {
+    reader: &'static str,
+    records: HashMap<&'a Position, &'a Stored>,
+    first: Option<&'a SequenceNumber>,
+    last: Option<&'a SequenceNumber>,
+    complete: bool,
+    begun: Option<usize>,
+}
+
+impl<'a> Shelf<'a> {
+    fn of(reading: &Reading<'a>) -> Shelf<'a> {
+        let number = |stored: &&'a Stored| &stored.position.number;
+        let (low, high) = reading.passed.unzip();
+        Shelf {
+            reader: reading.reader,
+            records: reading.records.iter().map(|stored| (&stored.position, *stored)).collect(),
+            first: reading.records.first().map(number).into_iter().chain(low).min(),
+            last: reading.records.last().map(number).into_iter().chain(high).max(),
+            complete: reading.complete,
+            begun: reading.begun,
+        }
+    }
+
+    /// Whether it must have what was acked there as the event of this place. A recorded reading goes to where it went,
+    /// and if it is whole, it goes at least to what was acked before it began.
+    fn covers(&self, place: usize, number: &SequenceNumber) -> bool {
+        let Some(begun) = self.begun else { return self.complete };
+        let reaches =
+            self.last.is_some_and(|last| number <= last) || self.complete && place < begun;
+        reaches && (self.complete || self.first.is_some_and(|first| first <= number))
+    }
+}
 
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("acked_records_survive");
-    let mut complete: HashMap<&str, Vec<Shelf<'_>>> = HashMap::new();
-    for reading in history.readings().into_iter().filter(|reading| reading.complete) {
-        let records = reading.records.iter().map(|stored| (&stored.position, *stored)).collect();
-        complete.entry(reading.shard).or_default().push((reading.reader, records));
+    let mut shelves: HashMap<&str, Vec<Shelf<'_>>> = HashMap::new();
+    let readings = history.readings();
+    for reading in readings.iter().filter(|reading| reading.complete || history.is_recorded()) {
+        shelves.entry(reading.shard).or_default().push(Shelf::of(reading));
     }
-    for event in history.events() {
+    for (place, event) in history.events().enumerate() {
         let Event::Acked(id, position) = event else { continue };
         let intent = history.intent(*id);
-        let readers = complete.get(position.shard.as_str());
-        verdict.check(readers.is_some(), || {
-            format!("{position} was acked, and nobody read {} to its end", position.shard)
-        });
-        for (reader, records) in readers.into_iter().flatten() {
+        let all = shelves.get(position.shard.as_str()).into_iter().flatten();
+        let gone = |shelf: &Shelf<'_>| {
+            shelf.first.is_none_or(|first| position.number < *first)
+                && history.may_be_gone(place, shelf.reader)
+        };
+        let readers: Vec<&Shelf<'_>> =
+            all.filter(|shelf| shelf.covers(place, &position.number) && !gone(shelf)).collect();
+        if history.is_recorded() {
+            verdict.unjudged += u64::from(readers.is_empty());
+        } else {
+            verdict.check_about(!readers.is_empty(), || {
+                let shard = &position.shard;
+                let words = format!("{position} was acked, and nobody read {shard} to its end");
+                (About::record(*id).at(position), words)
+            });
+        }
+        for Shelf { reader, records, .. } in readers {
             let stored = records.get(position);
             let same = stored.is_some_and(|stored| {
                 stored.data == intent.data
                     && intent.key.as_ref().is_none_or(|key| *key == stored.key)
             });
-            verdict.check(same, || match stored {
-                None => format!("{reader} has no {position}, acked for {:?}", intent.data),
-                Some(stored) => format!(
-                    "{reader} has {:?} (key {:?}) at {position}, acked for {:?} (key {:?})",
-                    stored.data, stored.key, intent.data, intent.key
-                ),
+            verdict.check_about(same, || {
+                let words = match stored {
+                    None => format!("{reader} has no {position}, acked for {:?}", intent.data),
+                    Some(stored) => format!(
+                        "{reader} has {:?} (key {:?}) at {position}, acked for {:?} (key {:?})",
+                        stored.data, stored.key, intent.data, intent.key
+                    ),
+                };
+                (About::record(*id).at(position).by(reader), words)
             });
         }
     }

@@ -10,10 +10,11 @@ pub mod nothing_stored_twice;
 pub mod order_per_key;
 pub mod order_within_shard;
 pub mod ranges_tile;
+pub mod tips_are_fresh;
 
 use std::fmt;
 
-use crate::history::History;
+use crate::history::{History, Position, RecordId};
 
 /// Breaches that are told in words; further ones are only counted.
 const TOLD_MAX: usize = 10;
@@ -29,19 +30,60 @@ pub struct Verdict {
     pub broken: u64,
     /// The first few breaches in words.
     pub told: Vec<String>,
+    /// What each of these is about.
+    pub about: Vec<About>,
+    /// Facts that could not be judged: a recording does not tell what it takes.
+    pub unjudged: u64,
+}
+
+/// What a breach is about: where to look in the history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// The records.
+    pub records: Vec<RecordId>,
+    /// The places.
+    pub places: Vec<Position>,
+    /// The reader.
+    pub reader: Option<&'static str>,
+}
+
+impl About {
+    fn record(id: RecordId) -> About {
+        About { records: vec![id], ..About::default() }
+    }
+
+    fn place(place: &Position) -> About {
+        About::default().at(place)
+    }
+
+    fn at(mut self, place: &Position) -> About {
+        self.places.push(place.clone());
+        self
+    }
+
+    fn by(self, reader: &'static str) -> About {
+        About { reader: Some(reader), ..self }
+    }
 }
 
 impl Verdict {
     fn new(promise: &'static str) -> Verdict {
-        Verdict { promise, checked: 0, broken: 0, told: Vec::new() }
+        let (told, about) = (Vec::new(), Vec::new());
+        Verdict { promise, checked: 0, broken: 0, told, about, unjudged: 0 }
     }
 
     fn check(&mut self, holds: bool, tell: impl FnOnce() -> String) {
+        self.check_about(holds, || (About::default(), tell()));
+    }
+
+    fn check_about(&mut self, holds: bool, tell: impl FnOnce() -> (About, String)) {
         self.checked += 1;
         if !holds {
             self.broken += 1;
             if self.told.len() < TOLD_MAX {
-                self.told.push(tell());
+                let (about, words) = tell();
+                self.told.push(words);
+                self.about.push(about);
             }
         }
     }
@@ -67,7 +109,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// All of them.
+/// All that any history can be held against. Who is told of tips asks [`tips_are_fresh`], too.
 pub fn judge(history: &History) -> Vec<Verdict> {
     vec![
         acked_records_survive::check(history),

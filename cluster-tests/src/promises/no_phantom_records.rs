@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Verdict;
+use super::{About, Verdict};
 use crate::history::{Event, History, Position, RecordId};
 
 /// Judges a history.
@@ -13,17 +13,21 @@ pub fn check(history: &History) -> Verdict {
         match event {
             Event::Acked(id, position) => {
                 let other = *acks.entry(position).or_insert(*id);
-                verdict.check(other == *id, || format!("{position} was acked for two records"));
+                verdict.check_about(other == *id, || {
+                    let about = About { records: vec![other, *id], ..About::place(position) };
+                    (about, format!("{position} was acked for two records"))
+                });
             }
             Event::Read(reader, stored) => {
                 let known = history.find(&stored.data).is_some_and(|id| {
                     history.intent(id).key.as_ref().is_none_or(|key| *key == stored.key)
                 });
-                verdict.check(known, || {
-                    format!(
+                verdict.check_about(known, || {
+                    let words = format!(
                         "{reader} read {:?} (key {:?}) at {}: nobody sent it",
                         stored.data, stored.key, stored.position
-                    )
+                    );
+                    (About::place(&stored.position).by(reader), words)
                 });
             }
             _ => {}

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Verdict;
+use super::{About, Verdict};
 use crate::history::{Event, History, Position, RecordId};
 
 /// What the calls that carried one record may have done.
@@ -38,11 +38,12 @@ pub fn check(history: &History) -> Verdict {
             }
             Event::Acked(id, position) => {
                 let first = *calls[id.0].acked.get_or_insert(position);
-                verdict.check(first == position, || {
+                verdict.check_about(first == position, || {
                     let data = &history.intent(*id).data;
-                    format!(
+                    let words = format!(
                         "{data:?} was acked at {first} and then, to the same call, at {position}"
-                    )
+                    );
+                    (About::record(*id).at(first).at(position), words)
                 });
             }
             Event::Read(reader, stored) => {
@@ -55,13 +56,15 @@ pub fn check(history: &History) -> Verdict {
     }
     for ((reader, id), positions) in copies {
         let allowed = calls[id.0].may_store;
-        verdict.check(positions.len() as u64 <= allowed, || {
+        verdict.check_about(positions.len() as u64 <= allowed, || {
             let places: Vec<String> = positions.iter().map(ToString::to_string).collect();
-            format!(
+            let words = format!(
                 "{reader} read {:?} at {}; {allowed} calls may have stored it",
                 history.intent(id).data,
                 places.join(" and ")
-            )
+            );
+            let about = About::record(id).by(reader);
+            (positions.iter().fold(about, |about, place| about.at(place)), words)
         });
     }
     verdict

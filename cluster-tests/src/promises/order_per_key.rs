@@ -8,9 +8,9 @@
 
 use std::collections::HashMap;
 
-use super::Verdict;
 use super::lineage::Lineage;
-use crate::history::{Event, History, Position, RecordId, SequenceNumber};
+use super::{About, Verdict};
+use crate::history::{Event, History, Position, RecordId, SequenceNumber, Source};
 
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
@@ -30,22 +30,25 @@ pub fn check(history: &History) -> Verdict {
 /// What was acked before something else of the key was sent comes before it.
 fn real_time(verdict: &mut Verdict, history: &History, lineage: &Lineage<'_>) {
     let stored = copies(history, lineage);
-    // Per key: the highest place acked so far.
-    let mut acked: HashMap<&str, &Position> = HashMap::new();
+    // Per source and key: the highest place acked so far.
+    let mut acked: HashMap<(Source, &str), &Position> = HashMap::new();
     let mut sent = vec![false; history.intents().len()];
-    for event in history.events() {
+    for (source, event) in history.sourced() {
         match event {
             Event::Sent(id) if !std::mem::replace(&mut sent[id.0], true) => {
                 let Some((key, lowest)) = stored.get(id) else { continue };
-                let Some(before) = acked.get(key) else { continue };
-                verdict.check(lineage.place(before) < lineage.place(lowest), || {
+                let Some(before) = acked.get(&(source, *key)) else { continue };
+                verdict.check_about(lineage.place(before) < lineage.place(lowest), || {
                     let data = &history.intent(*id).data;
-                    format!("{data:?} is at {lowest}, though {before} of key {key:?} came first")
+                    let words = format!(
+                        "{data:?} is at {lowest}, though {before} of key {key:?} came first"
+                    );
+                    (About::record(*id).at(before).at(lowest), words)
                 });
             }
             Event::Acked(id, position) => {
                 let Some((key, _)) = stored.get(id) else { continue };
-                let highest = acked.entry(key).or_insert(position);
+                let highest = acked.entry((source, *key)).or_insert(position);
                 if lineage.place(highest) < lineage.place(position) {
                     *highest = position;
                 }
@@ -61,9 +64,10 @@ fn as_read(verdict: &mut Verdict, history: &History, lineage: &Lineage<'_>) {
     for event in history.events() {
         let Event::Read(reader, stored) = event else { continue };
         if let Some(before) = last.insert((reader, &stored.key), &stored.position) {
-            verdict.check(lineage.place(before) < lineage.place(&stored.position), || {
+            verdict.check_about(lineage.place(before) < lineage.place(&stored.position), || {
                 let (key, at) = (&stored.key, &stored.position);
-                format!("{reader} read {at} of key {key:?} after {before}")
+                let about = About::place(before).at(at).by(reader);
+                (about, format!("{reader} read {at} of key {key:?} after {before}"))
             });
         }
     }

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::Verdict;
-use crate::history::{Event, History, Reading, SequenceNumber, Stored};
+use super::{About, Verdict};
+use crate::history::{Event, History, Position, Reading, Source, Stored};
 
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
@@ -12,21 +12,28 @@ pub fn check(history: &History) -> Verdict {
     let readings = history.readings();
     for reading in &readings {
         for pair in reading.records.windows(2) {
-            verdict.check(pair[0].position.number < pair[1].position.number, || {
+            verdict.check_about(pair[0].position.number < pair[1].position.number, || {
                 let (first, then) = (&pair[0].position, &pair[1].position);
-                format!("{} read {then} after {first}", reading.reader)
+                let about = About::place(first).at(then).by(reading.reader);
+                (about, format!("{} read {then} after {first}", reading.reader))
             });
         }
     }
     let mut whole: HashMap<&str, &Reading<'_>> = HashMap::new();
-    for reading in readings.iter().filter(|reading| reading.complete) {
-        whole.entry(reading.shard).or_insert(reading);
+    for reading in readings.iter().filter(|reading| reading.complete || reading.begun.is_some()) {
+        let whole = whole.entry(reading.shard).or_insert(reading);
+        if reading.begun.is_some() && reading.records.len() > whole.records.len() {
+            *whole = reading;
+        }
     }
     for reading in &readings {
         if let Some(whole) = whole.get(reading.shard)
             && !std::ptr::eq(*whole, reading)
         {
-            agree(&mut verdict, whole, reading);
+            match reading.begun {
+                None => agree(&mut verdict, whole, reading),
+                Some(_) => meet(&mut verdict, whole, reading),
+            }
         }
     }
     real_time(&mut verdict, history);
@@ -62,31 +69,71 @@ fn agree(verdict: &mut Verdict, whole: &Reading<'_>, part: &Reading<'_>) {
     });
 }
 
+/// Two recorded readings, of which each began and ended somewhere, have the same where both were.
+fn meet(verdict: &mut Verdict, one: &Reading<'_>, other: &Reading<'_>) {
+    let number = |stored: &&Stored| stored.position.number.clone();
+    let span = |reading: &Reading<'_>| {
+        Some((number(reading.records.first()?), number(reading.records.last()?)))
+    };
+    let (Some((one_first, one_last)), Some((other_first, other_last))) = (span(one), span(other))
+    else {
+        return;
+    };
+    let both = one_first.max(other_first)..=one_last.min(other_last);
+    let within = |reading: &Reading<'_>| -> Vec<Stored> {
+        let inside = |stored: &&&Stored| both.contains(&stored.position.number);
+        reading.records.iter().filter(inside).map(|stored| (*stored).clone()).collect()
+    };
+    let (mine, theirs) = (within(one), within(other));
+    verdict.check_about(mine == theirs, || {
+        let at = mine.iter().zip(&theirs).position(|(one, other)| one != other);
+        let at = at.unwrap_or(mine.len().min(theirs.len()));
+        let places = [mine.get(at), theirs.get(at)].into_iter().flatten();
+        let about = places.fold(About::default(), |about, stored| about.at(&stored.position));
+        let told = |stored: Option<&Stored>| {
+            stored.map_or("nothing more".to_owned(), |stored| stored.position.to_string())
+        };
+        let words = format!(
+            "{} and {} differ in {}: the one has {}, the other {}",
+            one.reader,
+            other.reader,
+            one.shard,
+            told(mine.get(at)),
+            told(theirs.get(at))
+        );
+        (about, words)
+    });
+}
+
 /// If A was acked before B was first sent, and both are acked in one shard, then A's number is the lower one.
 fn real_time(verdict: &mut Verdict, history: &History) {
-    let mut highest: HashMap<&str, SequenceNumber> = HashMap::new();
+    // Per source and shard: the highest place acked so far.
+    let mut highest: HashMap<(Source, &str), &Position> = HashMap::new();
     // What was acked at the time of the first attempt, by shard; shared as long as nothing is acked.
     let mut acks = 0_usize;
-    let mut log: HashMap<&str, Vec<(usize, SequenceNumber)>> = HashMap::new();
+    let mut log: HashMap<(Source, &str), Vec<(usize, &Position)>> = HashMap::new();
     let mut sent_at = vec![None; history.intents().len()];
-    for event in history.events() {
+    for (source, event) in history.sourced() {
         match event {
             Event::Sent(id) => {
                 sent_at[id.0].get_or_insert(acks);
             }
             Event::Acked(id, position) => {
-                let shard = position.shard.as_str();
-                let before = log.get(shard).map_or(&[][..], Vec::as_slice);
+                let seen = (source, position.shard.as_str());
+                let before = log.get(&seen).map_or(&[][..], Vec::as_slice);
                 let known = before.partition_point(|(at, _)| Some(*at) <= sent_at[id.0]);
                 if let Some((_, floor)) = known.checked_sub(1).and_then(|last| before.get(last)) {
-                    verdict.check(*floor < position.number, || {
-                        format!("{position} was sent when {floor} was already acked")
+                    verdict.check_about(floor.number < position.number, || {
+                        let words = format!("{position} was sent when {floor} was already acked");
+                        (About::record(*id).at(position).at(floor), words)
                     });
                 }
                 acks += 1;
-                let top = highest.entry(shard).or_insert_with(|| position.number.clone());
-                *top = top.clone().max(position.number.clone());
-                log.entry(shard).or_default().push((acks, top.clone()));
+                let top = highest.entry(seen).or_insert(position);
+                if top.number < position.number {
+                    *top = position;
+                }
+                log.entry(seen).or_default().push((acks, *top));
             }
             _ => {}
         }

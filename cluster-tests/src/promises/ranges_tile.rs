@@ -5,15 +5,17 @@ use std::collections::HashMap;
 
 use tristream_client::domain::{HashKey, HashKeyRange};
 
-use super::Verdict;
 use super::lineage::Lineage;
-use crate::history::{Event, History, ShardSeen};
+use super::{About, Verdict};
+use crate::history::{Event, History, ShardSeen, Source};
 
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("ranges_tile");
     let mut known: HashMap<&str, &ShardSeen> = HashMap::new();
-    for event in history.events() {
+    // What one source saw open last: two of them may have been told at times that nobody can compare.
+    let mut open_last: HashMap<(Source, &str), bool> = HashMap::new();
+    for (source, event) in history.sourced() {
         let Event::Map(map) = event else { continue };
         let open = map.iter().filter(|seen| seen.open).map(|seen| seen.range);
         verdict.check(joined(open) == Some(ALL), || {
@@ -22,7 +24,8 @@ pub fn check(history: &History) -> Verdict {
         for seen in map {
             let before = known.insert(&seen.shard, seen).unwrap_or(seen);
             let same = (before.range, &before.parents) == (seen.range, &seen.parents);
-            verdict.check(same && (before.open || !seen.open), || {
+            let was_open = open_last.insert((source, &seen.shard), seen.open);
+            verdict.check(same && (was_open != Some(false) || !seen.open), || {
                 format!("{} changed: {before:?}, then {seen:?}", seen.shard)
             });
         }
@@ -34,14 +37,15 @@ pub fn check(history: &History) -> Verdict {
         let explicit = history.find(&stored.data).and_then(|id| history.intent(id).hash);
         let hash = explicit.unwrap_or_else(|| HashKey::of(&stored.key));
         let shard = lineage.get(&stored.position.shard);
-        verdict.check(shard.is_some_and(|seen| seen.range.contains(hash)), || {
-            format!(
+        verdict.check_about(shard.is_some_and(|seen| seen.range.contains(hash)), || {
+            let words = format!(
                 "{reader} read {:?} (key {:?}, hash {hash}) at {}, which owns {:?}",
                 stored.data,
                 stored.key,
                 stored.position,
                 shard.map(|seen| seen.range)
-            )
+            );
+            (About::place(&stored.position).by(reader), words)
         });
     }
     verdict

@@ -13,13 +13,13 @@ use rand::rngs::SmallRng;
 use tokio::time::sleep;
 use tristream_client::domain::StreamName;
 
-use crate::history::{Event, History, Position, RecordId, SequenceNumber};
+use crate::history::{Event, History, Position, RecordId, SequenceNumber, Tip};
 
 /// Keys of a producer.
 const KEYS: u32 = 4;
 /// Data of a record, in bytes: mostly small, sometimes large, so that segments fill.
 const SMALL_BYTES_MAX: usize = 300;
-const LARGE_BYTES_MAX: usize = 40_000;
+const LARGE_BYTES_MAX: usize = 60_000;
 
 /// How an attempt ended.
 pub(super) enum Outcome {
@@ -180,6 +180,20 @@ impl Board {
         (0..count).map(record).collect()
     }
 
+    /// Notes how the attempts of one put ended.
+    pub(super) fn note_put(
+        &self,
+        batch: Vec<(RecordId, String, Bytes)>,
+        outcomes: impl IntoIterator<Item = Outcome>,
+    ) {
+        let mut acked = false;
+        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
+            acked |= matches!(outcome, Outcome::Acked(_));
+            self.note(id, outcome);
+        }
+        self.count("acked_puts", u64::from(acked));
+    }
+
     /// Notes how an attempt ended.
     pub(super) fn note(&self, id: RecordId, outcome: Outcome) {
         let (event, what) = match outcome {
@@ -206,6 +220,10 @@ impl Board {
 
     pub(super) fn push(&self, event: Event) {
         self.state.lock().history.push(event);
+    }
+
+    pub(super) fn note_tip(&self, tip: Tip) {
+        self.state.lock().history.note_tip(tip);
     }
 
     pub(super) async fn reached(&self, phase: Phase) {

@@ -19,7 +19,7 @@ use tristream_client::{
 use tristream_node::net::{Net, channel};
 
 use super::board::{Board, Outcome, Phase};
-use super::cluster::{AZS, peer_address};
+use super::place::{AZS, peer_address};
 use super::world::SimulatedNet;
 use crate::history::{self, Event, Position, ShardSeen};
 
@@ -28,6 +28,8 @@ const BATCH_MAX: usize = 8;
 /// How long one call of a producer may take.
 const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause of a producer between two calls.
+const PUT_PAUSE_MAX_MS: u64 = 180;
 /// Nothing that was asked for comes later than this.
 const SETTLED_AFTER: Duration = Duration::from_secs(8);
 /// The reader that reads while everything happens.
@@ -83,15 +85,13 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
             records.push(Record { partition_key, explicit_hash_key: None, origin: None, data });
         }
         let outcomes = client.put_batch(&board.stream, records).await;
-        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
-            let outcome = match outcome {
-                Ok(number) => Outcome::Acked(position(number)?),
-                Err(error) if error.effect() == Effect::None => Outcome::Refused,
-                Err(_) => Outcome::Unknown,
-            };
-            board.note(id, outcome);
-        }
-        sleep(Duration::from_millis(random.random_range(0..40))).await;
+        let outcomes = outcomes.into_iter().map(|outcome| match outcome {
+            Ok(number) => position(number).map(Outcome::Acked),
+            Err(error) if error.effect() == Effect::None => Ok(Outcome::Refused),
+            Err(_) => Ok(Outcome::Unknown),
+        });
+        board.note_put(batch, outcomes.collect::<Result<Vec<_>, _>>()?);
+        sleep(Duration::from_millis(random.random_range(0..PUT_PAUSE_MAX_MS))).await;
     }
     Ok(())
 }

@@ -1,101 +1,86 @@
-//! Three nodes on three simulated disks: started, crashed, cut, stalled, mended.
+//! Three nodes on three simulated disks, through time: started, undone what was done to them, mended.
 //!
-//! Owns turmoil's simulation and carries faults out, each until its time is over. Invariant: a node that
-//! ends by itself is a violation unless a fault made its disk lie. Must not know what clients do.
+//! Owns turmoil's simulation. Invariant: a node that ends by itself is a violation unless a fault of its disk
+//! excuses it. Must not know what clients do.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use futures::future::LocalBoxFuture;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::Notify;
-use tristream_node::config::{Config, Log, NodeAddress, Raft};
-use tristream_node::disk::SimulatedDisk;
-use tristream_node::failpoint::NoFailpoints;
-use tristream_node::{Node, World};
+use tokio::task::JoinSet;
+use tristream_node::config::Log;
+use tristream_node::disk::{Damage, SimulatedDisk};
 use turmoil::Sim;
 
 use super::fault::Fault;
-use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
+use super::place::{AZS, Ended, Place, RESERVE_BYTES};
+use super::strike::{SOON_MS, STOP_MAX_MS};
 
-/// The nodes' names and availability zones.
-pub(super) const AZS: [&str; 3] = ["az-a", "az-b", "az-c"];
-const PEER_PORT: u16 = 5567;
-pub(super) const KINESIS_PORT: u16 = 4567;
-/// The simulation's grain.
-const TICK: Duration = Duration::from_millis(1);
-const LATENCY_MIN: Duration = Duration::from_micros(300);
+/// The host of all clients.
+pub(super) const CLIENTS: &str = "clients";
+/// The simulation's grain: every tick costs time on every host.
+const TICK: Duration = Duration::from_millis(2);
+pub(super) const LATENCY_MIN: Duration = Duration::from_micros(300);
 /// Syncs of a disk in health.
-const SYNC_MIN: Duration = Duration::from_micros(100);
+pub(super) const SYNC_MIN: Duration = Duration::from_micros(100);
 const SYNC_MAX_MS: [u64; 4] = [1, 3, 10, 30];
-/// A node that was asked to stop and has not is killed after this long.
-const STOP_MAX_MS: u64 = 15_000;
 
-/// Where a node's native door is.
-pub(super) fn peer_address(node: usize) -> String {
-    format!("{}:{PEER_PORT}", AZS[node])
+/// A host's name: clients are number 3.
+pub(super) fn host(number: usize) -> &'static str {
+    AZS.get(number).copied().unwrap_or(CLIENTS)
 }
 
-/// How a node's life ended by itself.
-enum Ended {
-    NotStarted(String),
-    Failed(String),
-    Stopped,
+/// Which of the faults of its disk a node that ended by itself names.
+fn excuse(faults: &BTreeSet<&'static str>, reason: &str) -> Option<&'static str> {
+    let words = |fault: &str| match fault {
+        "failed_sync" => "injected I/O error in sync",
+        "failed_reads" => "Input/output error",
+        "full_disk" => "no storage space",
+        "empty_disk" => "this data folder is empty",
+        _ => unreachable!("{fault} lets no node end"),
+    };
+    faults.iter().copied().find(|fault| reason.contains(words(fault)))
 }
 
-/// A node's place: what outlives its process.
-struct Place {
-    node: usize,
-    seed: u64,
-    log: Log,
-    disk: SimulatedDisk,
-    clock: Arc<SimulatedClock>,
-    stop: Notify,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    lives: u64,
-    running: bool,
-    ended: Option<Ended>,
-    /// A fault made a sync fail in this life.
-    disk_failed: bool,
-    /// Somebody asked it to stop, and wants it back after this many milliseconds.
-    back_after_stop: Option<u64>,
-}
+/// One of those who use the cluster. An error stops the simulation.
+pub(super) type Client = LocalBoxFuture<'static, turmoil::Result>;
 
 /// What is undone when a fault's time is over.
 #[derive(Clone, Copy, Debug)]
-enum Undo {
+pub(super) enum Undo {
     Start(usize),
     Join(usize, usize),
     Latency(usize),
     Loss(usize),
     SyncTime(usize),
     Release(usize),
+    Room(usize),
+    Reads(usize),
+    OwnDisk(usize),
+    Kill(usize),
     /// Kills the life of this number, if it has not stopped.
-    Kill(usize, u64),
+    StopByForce(usize, u64),
 }
 
 /// A cluster under simulation.
 pub(super) struct Cluster {
     pub(super) sim: Sim<'static>,
-    places: Vec<Arc<Place>>,
-    /// Hosts of clients, for cuts.
-    clients: Vec<String>,
-    random: SmallRng,
+    pub(super) places: Vec<Arc<Place>>,
+    pub(super) random: SmallRng,
     latency_max: Duration,
-    sync_max: Duration,
-    now: u64,
+    pub(super) sync_max: Duration,
+    pub(super) now: u64,
     undo: BTreeMap<(u64, u64), Undo>,
     undo_made: u64,
     /// Until when nothing passes from one host to another.
-    cuts: BTreeMap<(usize, usize), u64>,
-    armed: Vec<(Vec<usize>, u64)>,
+    pub(super) cuts: BTreeMap<(usize, usize), u64>,
+    /// The one node whose disk rots.
+    pub(super) rotten: Option<usize>,
+    /// Losses of power that wait for their moment.
+    pub(super) armed: Vec<Fault>,
     coverage: BTreeMap<String, u64>,
     /// What nodes did that they must not.
     pub(super) violations: Vec<String>,
@@ -120,11 +105,15 @@ impl Cluster {
         }
         // Small, so that segments fill and cold reads happen.
         let tail_bytes = [64 << 10, 1 << 20, 128 << 20][random.random_range(0..3)];
-        let log = Log { segment_bytes: 1 << 20, tail_bytes, ..Log::default() };
+        let log = Log {
+            segment_bytes: 1 << 20,
+            tail_bytes,
+            reserve_bytes: Some(RESERVE_BYTES),
+            ..Log::default()
+        };
         let mut cluster = Cluster {
             sim: builder.build(),
             places: Vec::new(),
-            clients: Vec::new(),
             random,
             latency_max,
             sync_max,
@@ -132,6 +121,7 @@ impl Cluster {
             undo: BTreeMap::new(),
             undo_made: 0,
             cuts: BTreeMap::new(),
+            rotten: None,
             armed: Vec::new(),
             coverage: BTreeMap::new(),
             violations: Vec::new(),
@@ -143,15 +133,7 @@ impl Cluster {
     fn add_node(&mut self, node: usize, seed: u64, log: Log) {
         let disk = SimulatedDisk::new();
         disk.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
-        let place = Arc::new(Place {
-            node,
-            seed,
-            log,
-            disk,
-            clock: Arc::default(),
-            stop: Notify::new(),
-            state: Mutex::default(),
-        });
+        let place = Arc::new(Place::new(node, seed, log, disk));
         self.places.push(place.clone());
         self.sim.host(AZS[node], move || {
             let place = place.clone();
@@ -162,14 +144,18 @@ impl Cluster {
         });
     }
 
-    /// Adds a client.
-    pub(super) fn add_client(
-        &mut self,
-        name: &str,
-        client: impl Future<Output = turmoil::Result> + 'static,
-    ) {
-        self.clients.push(name.to_owned());
-        self.sim.client(name, client);
+    /// Adds all clients, on one host: every host costs time in every tick. Clients are cut off and delayed together.
+    pub(super) fn add_clients(&mut self, clients: Vec<Client>) {
+        self.sim.client(CLIENTS, async move {
+            let mut running = JoinSet::new();
+            for client in clients {
+                running.spawn_local(client);
+            }
+            while let Some(ended) = running.join_next().await {
+                ended??;
+            }
+            Ok(())
+        });
     }
 
     /// Milliseconds since the beginning.
@@ -180,17 +166,31 @@ impl Cluster {
     /// How often what happened.
     pub(super) fn coverage(&self) -> BTreeMap<String, u64> {
         let mut coverage = self.coverage.clone();
-        for damage in self.places.iter().map(|place| place.disk.damage()) {
-            for (what, times) in
-                [("lost", damage.lost), ("kept", damage.kept), ("torn", damage.torn)]
-            {
-                *coverage.entry(format!("writes_{what}")).or_default() += u64::from(times);
-            }
+        let damage = self.damage().into_iter();
+        coverage.extend(damage.map(|(what, times)| (format!("writes_{what}"), times)));
+        for (what, times) in self.places.iter().flat_map(|place| place.counted()) {
+            *coverage.entry(what.to_owned()).or_default() += times;
         }
         coverage
     }
 
-    /// A millisecond passes.
+    /// What losses of power have done to writes so far.
+    pub(super) fn damage(&self) -> [(&'static str, u64); 3] {
+        let of_all = |count: fn(Damage) -> u32| {
+            self.places.iter().map(|place| u64::from(count(place.damage()))).sum()
+        };
+        [
+            ("lost", of_all(|damage| damage.lost)),
+            ("kept", of_all(|damage| damage.kept)),
+            ("torn", of_all(|damage| damage.torn)),
+        ]
+    }
+
+    pub(super) fn runs(&self, node: usize) -> bool {
+        self.places[node].state.lock().running
+    }
+
+    /// A tick passes.
     pub(super) fn step(&mut self) -> turmoil::Result {
         tristream_interpose::set_clock(self.sim.elapsed());
         self.sim.step()?;
@@ -204,165 +204,20 @@ impl Cluster {
         Ok(())
     }
 
-    fn count(&mut self, what: &str, times: u64) {
+    pub(super) fn count(&mut self, what: &str, times: u64) {
         *self.coverage.entry(what.to_owned()).or_default() += times;
     }
 
     /// Told once, however often it happens.
-    fn violate(&mut self, what: String) {
+    pub(super) fn violate(&mut self, what: String) {
         if !self.violations.contains(&what) {
             self.violations.push(what);
         }
     }
 
-    fn after(&mut self, ms: u64, undo: Undo) {
+    pub(super) fn after(&mut self, ms: u64, undo: Undo) {
         self.undo_made += 1;
         self.undo.insert((self.now + ms, self.undo_made), undo);
-    }
-
-    /// Lets `fault` happen now.
-    pub(super) fn inflict(&mut self, fault: &Fault) {
-        tracing::info!(?fault, "fault");
-        let hit = match fault.clone() {
-            Fault::PowerLoss { nodes, back_after } => self.power_loss(&nodes, back_after),
-            Fault::PowerLossUnsynced { nodes, back_after } => {
-                self.armed.push((nodes, back_after));
-                false
-            }
-            Fault::ProcessCrash { node, back_after } => self.process_crash(node, back_after),
-            Fault::Stop { node, back_after } => self.stop(node, back_after),
-            Fault::Isolate { node, clients, lasts } => self.isolate(node, clients, lasts),
-            Fault::OneWay { from, to, lasts } => self.cut(from, to, lasts),
-            Fault::Bridge { a, b, lasts } => self.cut(a, b, lasts) | self.cut(b, a, lasts),
-            Fault::Delay { node, up_to, lasts } => self.delay(node, up_to, lasts),
-            Fault::Loss { node, permille, lasts } => {
-                self.set_loss(node, f64::from(permille) / 1000.0);
-                self.after(lasts, Undo::Loss(node));
-                self.runs(node)
-            }
-            Fault::SlowSync { node, up_to, lasts } => {
-                let (seed, max) = (self.random.random(), Duration::from_millis(up_to));
-                self.places[node].disk.set_sync_latency(seed, max / 4, max);
-                self.after(lasts, Undo::SyncTime(node));
-                self.runs(node)
-            }
-            Fault::StalledSync { node, lasts } => {
-                self.places[node].disk.hold_syncs();
-                self.after(lasts, Undo::Release(node));
-                // Counted when it is over, by whether anybody waited.
-                false
-            }
-            Fault::FailedSync { node } => {
-                if self.runs(node) {
-                    self.places[node].disk.fail_syncs(1);
-                    self.places[node].state.lock().disk_failed = true;
-                }
-                // Counted when the node noticed.
-                false
-            }
-            Fault::ClockJump { node, by } => {
-                self.places[node].clock.jump(by);
-                self.runs(node)
-            }
-            Fault::ClockDrift { node, ppm } => {
-                self.places[node].clock.drift(ppm);
-                self.runs(node)
-            }
-        };
-        if hit {
-            self.count(&format!("fault_{}", fault.kind()), 1);
-        }
-    }
-
-    fn runs(&self, node: usize) -> bool {
-        self.places[node].state.lock().running
-    }
-
-    fn power_loss(&mut self, nodes: &[usize], back_after: u64) -> bool {
-        let mut hit = false;
-        for &node in nodes {
-            if !self.runs(node) {
-                continue;
-            }
-            hit = true;
-            self.places[node].disk.power_loss(self.random.random());
-            tracing::info!(node, damage = ?self.places[node].disk.damage(), "power lost");
-            self.end(node, back_after);
-        }
-        hit
-    }
-
-    fn process_crash(&mut self, node: usize, back_after: u64) -> bool {
-        let runs = self.runs(node);
-        if runs {
-            self.places[node].disk.process_crash();
-            self.end(node, back_after);
-        }
-        runs
-    }
-
-    /// The process is gone, its disk already knows.
-    fn end(&mut self, node: usize, back_after: u64) {
-        self.places[node].end();
-        self.sim.crash(AZS[node]);
-        self.after(back_after, Undo::Start(node));
-    }
-
-    fn stop(&mut self, node: usize, back_after: u64) -> bool {
-        let runs = self.runs(node);
-        if runs {
-            let life = {
-                let mut state = self.places[node].state.lock();
-                state.back_after_stop = Some(back_after);
-                state.lives
-            };
-            self.places[node].stop.notify_one();
-            self.after(STOP_MAX_MS, Undo::Kill(node, life));
-        }
-        runs
-    }
-
-    fn isolate(&mut self, node: usize, clients: bool, lasts: u64) -> bool {
-        let others = if clients { 3 + self.clients.len() } else { 3 };
-        let mut hit = false;
-        for other in (0..others).filter(|other| *other != node) {
-            hit |= self.cut(node, other, lasts) | self.cut(other, node, lasts);
-        }
-        hit
-    }
-
-    fn host(&self, number: usize) -> &str {
-        AZS.get(number).copied().unwrap_or_else(|| &self.clients[number - 3])
-    }
-
-    /// Whether both ends are there to notice.
-    fn cut(&mut self, from: usize, to: usize, lasts: u64) -> bool {
-        self.sim.partition_oneway(self.host(from), self.host(to));
-        let until = self.cuts.entry((from, to)).or_default();
-        *until = (*until).max(self.now + lasts);
-        self.after(lasts, Undo::Join(from, to));
-        [from, to].into_iter().all(|end| end >= 3 || self.runs(end))
-    }
-
-    fn delay(&mut self, node: usize, up_to: u64, lasts: u64) -> bool {
-        self.set_latency(node, Duration::from_millis(up_to));
-        self.after(lasts, Undo::Latency(node));
-        self.runs(node)
-    }
-
-    fn set_latency(&mut self, node: usize, max: Duration) {
-        for other in (0..3).filter(|other| *other != node) {
-            self.sim.set_link_max_message_latency(AZS[node], AZS[other], max);
-        }
-        for client in &self.clients {
-            self.sim.set_link_max_message_latency(AZS[node], client.as_str(), max);
-        }
-    }
-
-    fn set_loss(&mut self, node: usize, rate: f64) {
-        for other in (0..3).filter(|other| *other != node) {
-            self.sim.set_link_fail_rate(AZS[node], AZS[other], rate);
-        }
     }
 
     fn undo(&mut self, undo: Undo) {
@@ -376,22 +231,32 @@ impl Cluster {
             Undo::Join(from, to) => {
                 if self.cuts.get(&(from, to)).is_some_and(|until| *until <= self.now) {
                     self.cuts.remove(&(from, to));
-                    self.sim.repair_oneway(self.host(from), self.host(to));
+                    self.sim.repair_oneway(host(from), host(to));
                 }
             }
             Undo::Latency(node) => self.set_latency(node, self.latency_max),
             Undo::Loss(node) => self.set_loss(node, 0.0),
             Undo::SyncTime(node) => {
                 let seed = self.random.random();
-                self.places[node].disk.set_sync_latency(seed, SYNC_MIN, self.sync_max);
+                self.places[node].disk().set_sync_latency(seed, SYNC_MIN, self.sync_max);
             }
             Undo::Release(node) => {
-                if self.places[node].disk.waiting_syncs() > 0 {
+                if self.places[node].disk().waiting_syncs() > 0 {
                     self.count("fault_stalled_sync", 1);
                 }
-                self.places[node].disk.release_syncs();
+                self.places[node].disk().release_syncs();
             }
-            Undo::Kill(node, life) => {
+            Undo::Room(node) => self.make_room(node),
+            Undo::Reads(node) => {
+                self.places[node].disk().fail_reads(0);
+                self.places[node].state.lock().excuses.remove("failed_reads");
+                self.process_crash(node, SOON_MS);
+            }
+            Undo::OwnDisk(node) => self.plug_own_disk(node),
+            Undo::Kill(node) => {
+                self.process_crash(node, SOON_MS);
+            }
+            Undo::StopByForce(node, life) => {
                 if self.runs(node) && self.places[node].state.lock().lives == life {
                     self.violations
                         .push(format!("{} did not stop within {STOP_MAX_MS} ms", AZS[node]));
@@ -403,16 +268,19 @@ impl Cluster {
 
     /// A node that ended by itself is gone like any process, and is started again.
     fn heed_end(&mut self, node: usize) {
-        let (ended, disk_failed, back_after) = {
+        let (ended, excuses, back_after) = {
             let mut state = self.places[node].state.lock();
-            (state.ended.take(), state.disk_failed, state.back_after_stop)
+            (state.ended.take(), state.excuses.clone(), state.back_after_stop)
         };
         let Some(ended) = ended else { return };
         match ended {
             Ended::Stopped => self.count("stops_to_the_end", 1),
-            Ended::Failed(reason) | Ended::NotStarted(reason) if disk_failed => {
-                tracing::info!(node, reason, "ended after a failed sync");
-                self.count("fault_failed_sync", 1);
+            Ended::Failed(reason) | Ended::NotStarted(reason)
+                if let Some(why) = excuse(&excuses, &reason) =>
+            {
+                tracing::info!(node, reason, "ended by a fault of its disk");
+                self.count(&format!("fault_{why}"), 1);
+                self.make_room(node);
             }
             Ended::Failed(reason) => {
                 self.violate(format!("{} stopped itself: {reason}", AZS[node]));
@@ -425,20 +293,9 @@ impl Cluster {
         self.process_crash(node, back_after.unwrap_or(by_itself));
     }
 
-    fn fire_armed(&mut self) {
-        for (nodes, back_after) in std::mem::take(&mut self.armed) {
-            if self.runs(nodes[0]) && self.places[nodes[0]].disk.unsynced_bytes() > 0 {
-                self.power_loss(&nodes, back_after);
-                self.count("fault_power_loss_unsynced", 1);
-            } else {
-                self.armed.push((nodes, back_after));
-            }
-        }
-    }
-
     /// From now on no disk keeps what it says it keeps.
     pub(super) fn let_disks_lie(&self) {
-        self.places.iter().for_each(|place| place.disk.lie());
+        self.places.iter().for_each(|place| place.disk().lie());
     }
 
     /// No more faults: every node runs, every link is whole, disks are quick and honest. Clocks that were set
@@ -447,91 +304,31 @@ impl Cluster {
         tracing::info!("calm");
         self.armed.clear();
         for undo in std::mem::take(&mut self.undo).into_values() {
-            if !matches!(undo, Undo::Kill(..)) {
+            if !matches!(undo, Undo::StopByForce(..)) {
                 self.undo(undo);
             }
         }
         for (from, to) in std::mem::take(&mut self.cuts).into_keys() {
-            self.sim.repair_oneway(self.host(from), self.host(to));
+            self.sim.repair_oneway(host(from), host(to));
         }
-        for place in &self.places {
-            place.disk.fail_syncs(0);
-            place.clock.drift(0);
+        for node in 0..3 {
+            self.heal_disk(node);
+            self.places[node].clock.drift(0);
         }
     }
 }
 
-impl Place {
-    /// One life of the node's process; the caller drops it when it ends.
-    async fn live(&self) {
-        let life = {
-            let mut state = self.state.lock();
-            state.lives += 1;
-            *state = State { lives: state.lives, running: true, ..State::default() };
-            state.lives
-        };
-        let ended = self.run(life).await;
-        self.state.lock().ended = Some(ended);
-        // What it left behind goes with the process, which the cluster kills at the end of this step.
-        std::future::pending::<()>().await;
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    async fn run(&self, life: u64) -> Ended {
-        let world = World {
-            disk: Arc::new(self.disk.restarted()),
-            net: Arc::new(SimulatedNet),
-            clock: self.clock.clone(),
-            entropy: SeededEntropy::new(
-                self.seed.wrapping_mul(1_000_003).wrapping_add(life * 3 + self.node as u64),
-            ),
-            failpoints: Arc::new(NoFailpoints),
-        };
-        let node = match Node::start(self.config(), world).await {
-            Ok(node) => node,
-            Err(error) => return Ended::NotStarted(format!("{error:#}")),
-        };
-        let failure = tokio::select! {
-            biased;
-            reason = node.failure() => Some(reason),
-            () = self.stop.notified() => None,
-        };
-        match failure {
-            Some(reason) => Ended::Failed(reason),
-            None => {
-                node.shutdown().await;
-                Ended::Stopped
-            }
-        }
-    }
-
-    fn end(&self) {
-        let mut state = self.state.lock();
-        state.running = false;
-        state.ended = None;
-    }
-
-    fn config(&self) -> Config {
-        let address = |node: usize| NodeAddress {
-            az: AZS[node].to_owned(),
-            peer: peer_address(node),
-            kinesis: format!("{}:{KINESIS_PORT}", AZS[node]),
-        };
-        Config {
-            az: AZS[self.node].to_owned(),
-            data_dir: PathBuf::from("/data"),
-            kinesis_listen: Some(format!("0.0.0.0:{KINESIS_PORT}")),
-            peer_listen: Some(format!("0.0.0.0:{PEER_PORT}")),
-            account: "000000000000".to_owned(),
-            region: "us-east-1".to_owned(),
-            raft: Raft::default(),
-            log: self.log.clone(),
-            iterator_seconds: 300,
-            put_deadline_ms: 5_000,
-            quotas: false,
-            deduplicate: true,
-            retention_override_seconds: None,
-            on_demand_window_seconds: 600,
-            nodes: (0..3).map(address).collect(),
-        }
+    #[test]
+    fn only_the_fault_that_a_node_names_excuses_it() {
+        let faults = BTreeSet::from(["failed_sync", "full_disk"]);
+        let synced = "Committer: injected I/O error in sync";
+        assert_eq!(excuse(&faults, synced), Some("failed_sync"));
+        assert_eq!(excuse(&faults, "Committer: no storage space"), Some("full_disk"));
+        assert_eq!(excuse(&faults, "this data folder is empty, but"), None);
+        assert_eq!(excuse(&BTreeSet::new(), synced), None);
     }
 }

@@ -14,6 +14,9 @@ pub enum Fault {
     PowerLoss { nodes: Vec<usize>, back_after: u64 },
     /// The same, at the first moment from now on at which the first of them has unsynced bytes.
     PowerLossUnsynced { nodes: Vec<usize>, back_after: u64 },
+    /// The power of all three fails, at the first moment from now on at which all run and one has unsynced bytes. Each
+    /// is back after its own time.
+    PowerLossEverywhere { back_after: [u64; 3] },
     /// The process dies: unsynced bytes stay readable, and are not durable.
     ProcessCrash { node: usize, back_after: u64 },
     /// The process is asked to stop, and is started again.
@@ -26,6 +29,8 @@ pub enum Fault {
     Bridge { a: usize, b: usize, lasts: u64 },
     /// Messages to and from a node take up to this long.
     Delay { node: usize, up_to: u64, lasts: u64 },
+    /// Every message to and from a node takes at least this long: its zone is far away.
+    SlowZone { node: usize, at_least: u64, lasts: u64 },
     /// Of a thousand messages to and from a node so many are lost; nothing sends them again, so their
     /// connections hang until somebody gives up.
     Loss { node: usize, permille: u32, lasts: u64 },
@@ -33,52 +38,90 @@ pub enum Fault {
     SlowSync { node: usize, up_to: u64, lasts: u64 },
     /// Syncs of a node do not end before this is over.
     StalledSync { node: usize, lasts: u64 },
-    /// The next sync of a node fails, and what it was to make durable is not.
-    FailedSync { node: usize },
+    /// Whatever a node's disk is asked for waits until this is over.
+    StalledDisk { node: usize, lasts: u64 },
+    /// The next sync of a node fails, and what it was to make durable is not: of a file, or of names in a folder.
+    FailedSync {
+        node: usize,
+        #[serde(default)]
+        folder: bool,
+    },
+    /// The next so many reads of a node fail, for at most so long. A replica that met one stops for good, so somebody
+    /// kills the process: half-way, so that who starts again meets the rest, and at the end.
+    FailedReads { node: usize, count: u32, lasts: u64 },
+    /// A node's disk has less room than is kept for what must go on.
+    NearlyFullDisk { node: usize, lasts: u64 },
+    /// A node's disk finds room for so many more writes, and then for none. The node stops, and somebody makes room.
+    FullDisk { node: usize, writes: u64 },
+    /// So many bits flip in what a node has synced and no longer writes to.
+    Rot { node: usize, bits: usize },
+    /// A node loses power, comes back with an empty disk, and gets its own again later.
+    EmptyDisk { node: usize, back_after: u64, found_after: u64 },
     /// Somebody sets a node's clock.
     ClockJump { node: usize, by: i64 },
     /// A node's clock runs fast or slow, by parts in a million.
     ClockDrift { node: usize, ppm: i64 },
 }
 
+/// Whether storms let bits rot: the log of today refuses to open over some of it, and repairs none.
+const ROT_IS_DRAWN: bool = false;
+
 impl Fault {
-    /// Every kind, as [`Fault::kind`] names it.
-    pub const KINDS: [&str; 14] = [
-        "power_loss",
-        "power_loss_unsynced",
-        "process_crash",
-        "stop",
-        "isolate",
-        "one_way",
-        "bridge",
-        "delay",
-        "loss",
-        "slow_sync",
-        "stalled_sync",
-        "failed_sync",
-        "clock_jump",
-        "clock_drift",
-    ];
+    /// The kinds that storms draw, as [`Fault::kind`] names them.
+    pub fn kinds() -> impl Iterator<Item = &'static str> {
+        let all = [
+            "power_loss",
+            "power_loss_unsynced",
+            "power_loss_everywhere",
+            "process_crash",
+            "stop",
+            "isolate",
+            "one_way",
+            "bridge",
+            "delay",
+            "slow_zone",
+            "loss",
+            "slow_sync",
+            "stalled_sync",
+            "stalled_disk",
+            "failed_sync",
+            "failed_reads",
+            "nearly_full_disk",
+            "full_disk",
+            "empty_disk",
+            "clock_jump",
+            "clock_drift",
+            "rot",
+        ];
+        all.into_iter().filter(|kind| ROT_IS_DRAWN || *kind != "rot")
+    }
 
     /// What kind of fault it is.
     pub fn kind(&self) -> &'static str {
-        let place = match self {
-            Fault::PowerLoss { .. } => 0,
-            Fault::PowerLossUnsynced { .. } => 1,
-            Fault::ProcessCrash { .. } => 2,
-            Fault::Stop { .. } => 3,
-            Fault::Isolate { .. } => 4,
-            Fault::OneWay { .. } => 5,
-            Fault::Bridge { .. } => 6,
-            Fault::Delay { .. } => 7,
-            Fault::Loss { .. } => 8,
-            Fault::SlowSync { .. } => 9,
-            Fault::StalledSync { .. } => 10,
-            Fault::FailedSync { .. } => 11,
-            Fault::ClockJump { .. } => 12,
-            Fault::ClockDrift { .. } => 13,
-        };
-        Fault::KINDS[place]
+        match self {
+            Fault::PowerLoss { .. } => "power_loss",
+            Fault::PowerLossUnsynced { .. } => "power_loss_unsynced",
+            Fault::PowerLossEverywhere { .. } => "power_loss_everywhere",
+            Fault::ProcessCrash { .. } => "process_crash",
+            Fault::Stop { .. } => "stop",
+            Fault::Isolate { .. } => "isolate",
+            Fault::OneWay { .. } => "one_way",
+            Fault::Bridge { .. } => "bridge",
+            Fault::Delay { .. } => "delay",
+            Fault::SlowZone { .. } => "slow_zone",
+            Fault::Loss { .. } => "loss",
+            Fault::SlowSync { .. } => "slow_sync",
+            Fault::StalledSync { .. } => "stalled_sync",
+            Fault::StalledDisk { .. } => "stalled_disk",
+            Fault::FailedSync { .. } => "failed_sync",
+            Fault::FailedReads { .. } => "failed_reads",
+            Fault::NearlyFullDisk { .. } => "nearly_full_disk",
+            Fault::FullDisk { .. } => "full_disk",
+            Fault::EmptyDisk { .. } => "empty_disk",
+            Fault::ClockJump { .. } => "clock_jump",
+            Fault::ClockDrift { .. } => "clock_drift",
+            Fault::Rot { .. } => "rot",
+        }
     }
 }
 
@@ -92,8 +135,18 @@ pub struct Event {
     pub fault: Fault,
 }
 
+/// Which faults a seed draws.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storm {
+    /// Any.
+    #[default]
+    Mixed,
+    /// Any, and in each seed the power of all three nodes fails at once, two to four times.
+    PowerLossAll,
+}
+
 /// Faults over `span_ms`, by rising time. Each seed has a temper of its own: some are dense, some sparse.
-pub fn schedule(seed: u64, span_ms: u64) -> Vec<Event> {
+pub fn schedule(seed: u64, span_ms: u64, storm: Storm) -> Vec<Event> {
     let mut random = SmallRng::seed_from_u64(seed ^ 0xfa17);
     let pause_max = random.random_range(400..3_000);
     let mut events = Vec::new();
@@ -105,8 +158,22 @@ pub fn schedule(seed: u64, span_ms: u64) -> Vec<Event> {
         events.extend(again);
         at += random.random_range(50..pause_max);
     }
+    if storm == Storm::PowerLossAll {
+        events.extend(power_lost_everywhere(&mut random, span_ms));
+    }
     events.sort_by_key(|event| event.at);
     events
+}
+
+/// Two to four times, one in each part of the span but the last: other faults may keep a node down for a while.
+fn power_lost_everywhere(random: &mut SmallRng, span_ms: u64) -> Vec<Event> {
+    let times = random.random_range(2..=4);
+    let part = (span_ms / (times + 1)).max(1);
+    let once = |number| Event {
+        at: number * part + random.random_range(0..part),
+        fault: Fault::PowerLossEverywhere { back_after: [(); 3].map(|()| back_after(random)) },
+    };
+    (0..times).map(once).collect()
 }
 
 /// Now and then the power fails once more while a node recovers, when what it writes decides what it is.
@@ -127,21 +194,36 @@ fn draw(random: &mut SmallRng) -> Fault {
     let other = (node + random.random_range(1..3)) % 3;
     let lasts = random.random_range(100..4_000);
     let back_after = back_after(random);
-    match random.random_range(0..17) {
+    match random.random_range(0..if ROT_IS_DRAWN { 27 } else { 26 }) {
         0 | 1 => Fault::PowerLoss { nodes: some_nodes(random, node), back_after },
-        2..=4 => Fault::PowerLossUnsynced { nodes: some_nodes(random, node), back_after },
-        5 => Fault::ProcessCrash { node, back_after },
-        6 => Fault::Stop { node, back_after },
-        7 => Fault::Isolate { node, clients: random.random(), lasts },
-        8 => Fault::OneWay { from: node, to: other, lasts },
-        9 => Fault::Bridge { a: node, b: other, lasts },
-        10 => Fault::Delay { node, up_to: random.random_range(20..400), lasts },
-        11 => Fault::SlowSync { node, up_to: random.random_range(10..200), lasts },
-        12 => Fault::StalledSync { node, lasts },
-        13 => Fault::FailedSync { node },
+        2..=5 => Fault::PowerLossUnsynced { nodes: some_nodes(random, node), back_after },
+        6 => Fault::PowerLossEverywhere { back_after: [(); 3].map(|()| self::back_after(random)) },
+        7 => Fault::ProcessCrash { node, back_after },
+        8 => Fault::Stop { node, back_after },
+        9 => Fault::Isolate { node, clients: random.random(), lasts },
+        10 => Fault::OneWay { from: node, to: other, lasts },
+        11 => Fault::Bridge { a: node, b: other, lasts },
+        12 => Fault::Delay { node, up_to: random.random_range(20..400), lasts },
+        13 => Fault::SlowZone { node, at_least: random.random_range(10..150), lasts },
         14 => Fault::Loss { node, permille: random.random_range(1..80), lasts },
         15 => Fault::ClockJump { node, by: random.random_range(-5_000..5_000) },
-        _ => Fault::ClockDrift { node, ppm: random.random_range(-20_000..20_000) },
+        16 => Fault::ClockDrift { node, ppm: random.random_range(-20_000..20_000) },
+        _ => draw_of_disk(random, node),
+    }
+}
+
+fn draw_of_disk(random: &mut SmallRng, node: usize) -> Fault {
+    let lasts = random.random_range(100..4_000);
+    match random.random_range(0..if ROT_IS_DRAWN { 10 } else { 9 }) {
+        0 => Fault::SlowSync { node, up_to: random.random_range(10..200), lasts },
+        1 => Fault::StalledSync { node, lasts },
+        2 => Fault::StalledDisk { node, lasts },
+        3 | 4 => Fault::FailedSync { node, folder: random.random_bool(0.2) },
+        5 => Fault::FailedReads { node, count: random.random_range(1..4), lasts },
+        6 => Fault::NearlyFullDisk { node, lasts },
+        7 => Fault::FullDisk { node, writes: random.random_range(0..20) },
+        8 => Fault::EmptyDisk { node, back_after: back_after(random), found_after: 1_000 + lasts },
+        _ => Fault::Rot { node, bits: random.random_range(1..4) },
     }
 }
 
@@ -160,22 +242,42 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    fn mixed(seed: u64) -> Vec<Event> {
+        schedule(seed, 20_000, Storm::Mixed)
+    }
+
     #[test]
     fn a_seed_means_one_schedule() {
-        assert_eq!(schedule(7, 20_000), schedule(7, 20_000));
-        assert_ne!(schedule(7, 20_000), schedule(8, 20_000));
+        assert_eq!(mixed(7), mixed(7));
+        assert_ne!(mixed(7), mixed(8));
+    }
+
+    #[test]
+    fn power_fails_everywhere_in_every_storm_that_is_to_have_it() {
+        for seed in 0..200 {
+            let events = schedule(seed, 20_000, Storm::PowerLossAll);
+            let everywhere = |event: &&Event| event.fault.kind() == "power_loss_everywhere";
+            let early = events.iter().filter(everywhere).filter(|event| event.at < 16_000);
+            assert!(early.count() >= 2, "seed {seed}: {events:?}");
+            assert!(events.len() > mixed(seed).len(), "seed {seed} has no other faults");
+            assert!(events.is_sorted_by_key(|event| event.at));
+        }
+        let without = (0..200).filter(|seed| {
+            !mixed(*seed).iter().any(|event| event.fault.kind() == "power_loss_everywhere")
+        });
+        assert!(without.count() > 20, "the other storms do not all have it");
     }
 
     #[test]
     fn every_kind_is_drawn() {
-        let events = (0..50).flat_map(|seed| schedule(seed, 20_000));
+        let events = (0..50).flat_map(mixed);
         let drawn: BTreeSet<&str> = events.map(|event| event.fault.kind()).collect();
-        assert_eq!(drawn, BTreeSet::from(Fault::KINDS));
+        assert_eq!(drawn, Fault::kinds().collect());
     }
 
     #[test]
     fn a_script_is_what_was_written() {
-        let events = schedule(3, 20_000);
+        let events = mixed(3);
         let text = serde_json::to_string(&events).unwrap();
         assert_eq!(serde_json::from_str::<Vec<Event>>(&text).unwrap(), events);
     }

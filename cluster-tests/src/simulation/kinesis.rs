@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use super::board::{Board, Outcome, Phase};
-use super::cluster::{AZS, KINESIS_PORT};
-use crate::history::{Event, Position, RecordId, SequenceNumber, Stored};
+use super::place::{AZS, KINESIS_PORT};
+use crate::history::{Event, Position, RecordId, SequenceNumber, Stored, Tip};
 use crate::raw_http::{Answer, kinesis_over};
 
 /// Most records of one PutRecords.
@@ -26,9 +26,14 @@ const BATCH_MAX: usize = 8;
 /// How long one call may take: nodes answer a put within 5 s.
 const PATIENCE: Duration = Duration::from_secs(7);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(60);
+/// Longest pause of the producer between two calls.
+const PUT_PAUSE_MAX_MS: u64 = 180;
+/// Between two rounds of the reader.
+const PAUSE: Duration = Duration::from_millis(150);
 /// Rounds of the reader between two listings.
-const LISTING_ROUNDS: u64 = 25;
+const LISTING_ROUNDS: u64 = 10;
+/// On an answer that may lack what was acked.
+const STALE: &str = "x-tristream-stale";
 /// The name of the reader.
 const READER: &str = "kinesis";
 
@@ -66,10 +71,8 @@ pub(super) async fn producer(seed: u64, board: Arc<Board>) -> turmoil::Result {
     while board.phase() < Phase::Audit {
         let batch = board.send_batch("http", &mut made, &mut random, BATCH_MAX);
         let outcomes = put(&board, &batch, &mut random).await?;
-        for ((id, ..), outcome) in batch.into_iter().zip(outcomes) {
-            board.note(id, outcome);
-        }
-        sleep(Duration::from_millis(random.random_range(0..60))).await;
+        board.note_put(batch, outcomes);
+        sleep(Duration::from_millis(random.random_range(0..PUT_PAUSE_MAX_MS))).await;
     }
     Ok(())
 }
@@ -240,7 +243,10 @@ impl Place {
 
     async fn read(&mut self, node: usize, from: String, board: &Board) -> anyhow::Result<()> {
         let body = json!({ "ShardIterator": from, "Limit": 1000 });
-        let Some(answer) = answered(call(node, "GetRecords", &body, None).await)? else {
+        let asked = board.with_history(|history| history.events().len());
+        let answer = call(node, "GetRecords", &body, None).await;
+        let stale = matches!(&answer, Ok(answer) if answer.header(STALE).is_some());
+        let Some(answer) = answered(answer)? else {
             self.iterator = Some(from);
             return Ok(());
         };
@@ -258,6 +264,11 @@ impl Place {
         let children = answer["ChildShards"].as_array().map_or(0, Vec::len);
         if self.iterator.is_some() == (children > 0) {
             bail!("{children} children, and the next iterator {:?}", self.iterator);
+        }
+        if answer["MillisBehindLatest"] == 0 && !stale {
+            let (shard, upto) = (self.shard.clone(), self.last.clone());
+            board.note_tip(Tip { reader: READER, shard, asked, upto });
+            board.count("tips_told", 1);
         }
         if children > 0 {
             self.ended = true;

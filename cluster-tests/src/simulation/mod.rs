@@ -8,7 +8,9 @@
 //! |---|---|
 //! | what can happen to the cluster, drawn from a seed | `fault.rs` |
 //! | network, clock and randomness of a node | `world.rs` |
-//! | three nodes: start, crash, cut, stall, mend | `cluster.rs` |
+//! | a node's disk and clock, and its lives | `place.rs` |
+//! | three nodes through time: start, undo, mend | `cluster.rs` |
+//! | how each fault is carried out | `strike.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
 //! | somebody who splits and merges shards | `resharder.rs` |
@@ -17,6 +19,9 @@
 //! | what the run logs, as a hash | `trace.rs` |
 //! | safety, calm, liveness, verdict | `run.rs` |
 //! | what a run shows | `report.rs` |
+//! | faults that were written down | `script.rs` |
+//! | mistakes made on purpose | `plant.rs` |
+//! | which faults a failure takes | `shrink.rs` |
 
 mod board;
 mod clients;
@@ -24,12 +29,20 @@ mod cluster;
 mod fault;
 mod kinesis;
 mod operator;
+mod place;
+mod plant;
 mod report;
 mod resharder;
 mod run;
+mod script;
+mod shrink;
+mod strike;
 mod trace;
 mod world;
 
-pub use fault::{Event, Fault, schedule};
-pub use report::{Report, Sum};
-pub use run::{Plant, Settings, run};
+pub use fault::{Event, Fault, Storm, schedule};
+pub use plant::Plant;
+pub use report::{EVERYWHERE, Report, Sum};
+pub use run::{Settings, run};
+pub use script::Script;
+pub use shrink::{broken, shrink};

@@ -16,6 +16,8 @@ use super::board::{Board, Phase};
 use super::clients::native_client;
 
 const PAUSE: Duration = Duration::from_millis(80);
+/// Longest pause between two streams.
+const PAUSE_MAX_MS: u64 = 3_000;
 
 /// Creates and deletes streams until the audit.
 pub(super) async fn operator(seed: u64, board: Arc<Board>) -> turmoil::Result {
@@ -28,12 +30,12 @@ pub(super) async fn operator(seed: u64, board: Arc<Board>) -> turmoil::Result {
         // Often a name that was used before: the new stream is not the old one.
         number += u64::from(random.random_bool(0.7));
         let name: StreamName = format!("passing-{number}").parse()?;
-        cycle(&client, &name, random.random_range(1..4), &board).await?;
+        cycle(&client, &name, random.random_range(1..3), &board).await?;
         if began == Phase::Calm {
             board.cycled_in_calm();
         }
         board.count("streams_cycled", 1);
-        sleep(Duration::from_millis(random.random_range(0..1_500))).await;
+        sleep(Duration::from_millis(random.random_range(0..PAUSE_MAX_MS))).await;
     }
     Ok(())
 }

@@ -27,9 +27,12 @@ pub struct Report {
 }
 
 /// What must have happened somewhere in a sweep, besides a fault of each kind.
-const MUST_HAPPEN: [&str; 10] = [
+const MUST_HAPPEN: [&str; 13] = [
     "acked_records",
     "terms",
+    "elections",
+    "torn_tails",
+    "tips_told",
     "restarts",
     "writes_torn",
     "records_read_live",
@@ -39,6 +42,9 @@ const MUST_HAPPEN: [&str; 10] = [
     "calls_sent_again",
     "shards_read_to_their_end",
 ];
+
+/// The fault that meets all nodes at once.
+pub const EVERYWHERE: &str = "fault_power_loss_everywhere";
 
 /// Several seeds.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -51,6 +57,30 @@ pub struct Sum {
     pub simulated_ms: u64,
     /// Sum of the coverage.
     pub coverage: BTreeMap<String, u64>,
+    /// In how many seeds what happened.
+    pub seeds_with: BTreeMap<String, u64>,
+    /// Puts with an acked record in the middle one of the seeds.
+    pub median_acked_puts: u64,
+    /// Faults that hit in the middle one of the seeds.
+    pub median_faults: u64,
+    #[serde(skip)]
+    acked_puts: Vec<u64>,
+    #[serde(skip)]
+    faults: Vec<u64>,
+}
+
+impl Report {
+    /// How many faults hit.
+    pub fn faults(&self) -> u64 {
+        let faults = self.coverage.iter().filter(|(what, _)| what.starts_with("fault_"));
+        faults.map(|(_, count)| count).sum()
+    }
+}
+
+/// Takes in one more, in order, and gives the middle one.
+fn median_with(values: &mut Vec<u64>, value: u64) -> u64 {
+    values.insert(values.partition_point(|known| *known < value), value);
+    values[values.len() / 2]
 }
 
 impl Sum {
@@ -63,12 +93,21 @@ impl Sum {
         }
         for (what, count) in &report.coverage {
             *self.coverage.entry(what.clone()).or_default() += count;
+            *self.seeds_with.entry(what.clone()).or_default() += u64::from(*count > 0);
         }
+        let acked_puts = report.coverage.get("acked_puts").copied().unwrap_or_default();
+        self.median_acked_puts = median_with(&mut self.acked_puts, acked_puts);
+        self.median_faults = median_with(&mut self.faults, report.faults());
+    }
+
+    /// In how many seeds this did not happen.
+    pub fn seeds_without(&self, what: &str) -> u64 {
+        self.seeds - self.seeds_with.get(what).copied().unwrap_or_default()
     }
 
     /// What never happened although a sweep is to show it.
     pub fn missing(&self) -> Vec<String> {
-        let faults = Fault::KINDS.iter().map(|kind| format!("fault_{kind}"));
+        let faults = Fault::kinds().map(|kind| format!("fault_{kind}"));
         let wanted = faults.chain(MUST_HAPPEN.iter().map(|what| (*what).to_owned()));
         wanted.filter(|what| self.coverage.get(what).copied().unwrap_or_default() == 0).collect()
     }
@@ -81,6 +120,54 @@ impl fmt::Display for Sum {
         for (what, count) in &self.coverage {
             writeln!(f, "  {what:<28} {count}")?;
         }
-        Ok(())
+        let count = |what: &str| self.coverage.get(what).copied().unwrap_or_default();
+        let (lost, kept, torn) = (
+            count("everywhere_writes_lost"),
+            count("everywhere_writes_kept"),
+            count("everywhere_writes_torn"),
+        );
+        let (acked, faults) = (self.median_acked_puts, self.median_faults);
+        writeln!(f, "the median seed has {acked} acked puts and {faults} faults")?;
+        writeln!(
+            f,
+            "power failed on all nodes at once {} times in {} of {} seeds: of the writes under way {lost} \
+             were lost, {kept} kept, {torn} torn",
+            count(EVERYWHERE),
+            self.seeds - self.seeds_without(EVERYWHERE),
+            self.seeds,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(seed: u64, coverage: &[(&str, u64)]) -> Report {
+        Report {
+            seed,
+            hash: String::new(),
+            log_lines: 0,
+            simulated_ms: 1_000,
+            violations: if seed == 2 { vec!["broken".to_owned()] } else { vec![] },
+            coverage: coverage.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_sum_knows_the_middle_seed_and_those_without() {
+        let mut sum = Sum::default();
+        sum.add(&report(1, &[("acked_puts", 900), (EVERYWHERE, 2), ("fault_stop", 1)]));
+        sum.add(&report(2, &[("acked_puts", 10), (EVERYWHERE, 0)]));
+        sum.add(&report(3, &[("acked_puts", 250), ("fault_stop", 5), ("restarts", 50)]));
+        assert_eq!((sum.median_acked_puts, sum.median_faults), (250, 3));
+        assert_eq!(sum.seeds_without(EVERYWHERE), 2);
+        assert_eq!((sum.broken.clone(), sum.coverage[EVERYWHERE]), (vec![2], 2));
+        let missing = sum.missing();
+        assert!(missing.contains(&"fault_rot".to_owned()) || !Fault::kinds().any(|k| k == "rot"));
+        assert!(missing.contains(&"fault_empty_disk".to_owned()));
+        assert!(!missing.contains(&"fault_stop".to_owned()));
+        let text = sum.to_string();
+        assert!(text.contains("at once 2 times in 1 of 3 seeds"), "{text}");
     }
 }

@@ -22,9 +22,9 @@ use crate::raw_http::Answer;
 
 const PAUSE: Duration = Duration::from_millis(70);
 /// Most open shards: every one of them is three replicas that heartbeat.
-const OPEN_MAX: u32 = 6;
+const OPEN_MAX: u32 = 4;
 /// Most changes in one run: the shards that they close stay, and are read at the end.
-const CHANGES_MAX: u32 = 12;
+const CHANGES_MAX: u32 = 5;
 /// A child gets at least this part of its parent, in 1,000, so that a key of its own is soon found.
 const SHARE_MIN_PERMILLE: u32 = 200;
 

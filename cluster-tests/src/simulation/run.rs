@@ -5,16 +5,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tracing::Level;
 
 use super::board::{Board, Phase};
 use super::clients;
-use super::cluster::Cluster;
-use super::fault::{Event, schedule};
+use super::cluster::{Client, Cluster};
+use super::fault::{Event, Storm, schedule};
+use super::plant::Plant;
 use super::report::Report;
 use super::trace::Trace;
 use super::{kinesis, operator, resharder};
+use crate::history::History;
 use crate::promises;
 
 /// The cluster forms, and the stream is active, within this time.
@@ -38,19 +41,14 @@ pub struct Settings {
     pub storm_ms: u64,
     /// The faults; none: by the seed.
     pub script: Option<Vec<Event>>,
+    /// Which faults the seed draws, where there is no script.
+    pub storm: Storm,
     /// Hash every line of debugging too: slow, and the proof that two runs are the same.
     pub full: bool,
     /// Where the log goes.
     pub log: Option<PathBuf>,
     /// A mistake made on purpose.
     pub plant: Option<Plant>,
-}
-
-/// A mistake made on purpose, to see it found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plant {
-    /// Nothing is durable although every sync says so: what an ack before the fsync comes to.
-    DisksLie,
 }
 
 /// Runs it. Once per process: see `simulation`.
@@ -65,6 +63,7 @@ pub fn run(settings: Settings) -> anyhow::Result<Report> {
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
     let running = thread.spawn(move || {
         tristream_interpose::replace(settings.seed);
+        Plant::switch_on(settings.plant);
         storm_and_calm(&settings, &trace)
     })?;
     running.join().map_err(|_| anyhow::anyhow!("the simulation itself panicked"))?
@@ -75,20 +74,9 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     let panics = watch_panics();
     let board = Board::new(seed)?;
     let mut cluster = Cluster::new(seed);
-    cluster.add_client("founder", clients::founder(board.clone()));
-    for number in 0..PRODUCERS {
-        let producer = clients::producer(number, seed, board.clone());
-        cluster.add_client(&format!("producer-{number}"), producer);
-    }
-    cluster.add_client("http-producer", kinesis::producer(seed, board.clone()));
-    cluster.add_client("reader", clients::reader(board.clone()));
-    cluster.add_client("operator", operator::operator(seed, board.clone()));
-    cluster.add_client("resharder", resharder::resharder(seed, board.clone()));
-    cluster.add_client("http-reader", kinesis::reader(seed, board.clone()));
-    cluster.add_client("auditor", clients::auditor(board.clone()));
-
+    cluster.add_clients(all_clients(seed, &board));
     let script = settings.script.clone();
-    let script = script.unwrap_or_else(|| schedule(seed, settings.storm_ms));
+    let script = script.unwrap_or_else(|| schedule(seed, settings.storm_ms, settings.storm));
     let mut violations = Vec::new();
     if let Err(error) = phases(settings, &script, &mut cluster, &board) {
         violations.push(error);
@@ -98,11 +86,28 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     violations.extend(verdicts(&board));
     let mut coverage = cluster.coverage();
     coverage.extend(board.counts());
+    if let Some(Plant::Node(_)) = settings.plant {
+        coverage.insert("planted_reached".to_owned(), tristream_node::planted::reached());
+    }
     let simulated_ms = cluster.now();
     drop(cluster);
     let (hash, log_lines) = trace.sum();
     let hash = format!("{hash:016x}");
     Ok(Report { seed, hash, log_lines, simulated_ms, violations, coverage })
+}
+
+fn all_clients(seed: u64, board: &Arc<Board>) -> Vec<Client> {
+    let mut all = vec![clients::founder(board.clone()).boxed_local()];
+    for number in 0..PRODUCERS {
+        all.push(clients::producer(number, seed, board.clone()).boxed_local());
+    }
+    all.push(kinesis::producer(seed, board.clone()).boxed_local());
+    all.push(clients::reader(board.clone()).boxed_local());
+    all.push(operator::operator(seed, board.clone()).boxed_local());
+    all.push(resharder::resharder(seed, board.clone()).boxed_local());
+    all.push(kinesis::reader(seed, board.clone()).boxed_local());
+    all.push(clients::auditor(board.clone()).boxed_local());
+    all
 }
 
 /// The error says what did not come about in time.
@@ -165,7 +170,12 @@ fn step(cluster: &mut Cluster) -> Result<(), String> {
 }
 
 fn verdicts(board: &Board) -> Vec<String> {
-    let verdicts = board.with_history(promises::judge);
+    let judge = |history: &History| {
+        let mut verdicts = promises::judge(history);
+        verdicts.push(promises::tips_are_fresh::check(history));
+        verdicts
+    };
+    let verdicts = board.with_history(judge);
     verdicts.iter().filter(|verdict| !verdict.holds()).map(ToString::to_string).collect()
 }
 

@@ -51,9 +51,13 @@ impl Trace {
 impl State {
     fn end_line(&mut self) {
         self.line.push('\n');
-        // FNV-1a: what matters is that it is the same everywhere.
-        for byte in self.line.bytes() {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        // FNV-1a over words: what matters is that it is the same everywhere, and quick.
+        for piece in self.line.as_bytes().chunks(8) {
+            let mut word = [0; 8];
+            word[..piece.len()].copy_from_slice(piece);
+            let mixed = (self.hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01b3);
+            // Multiplying carries upwards only.
+            self.hash = mixed ^ (mixed >> 32);
         }
         self.lines += 1;
         if let Some(file) = &mut self.file {

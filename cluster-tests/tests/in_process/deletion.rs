@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tristream_client::domain::StreamName;
 use tristream_client::{Client, Options};
+use tristream_cluster_tests::admin;
 use tristream_cluster_tests::in_process::load::put;
 use tristream_cluster_tests::in_process::reading::{kinesis, read_all};
 use tristream_cluster_tests::in_process::{Cluster, Storage, wait_until};
@@ -14,23 +15,33 @@ use tristream_cluster_tests::in_process::{Cluster, Storage, wait_until};
 const STREAM: &str = "orders";
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Bytes of a node's log.
-fn log_bytes(cluster: &Cluster, seat: usize) -> u64 {
+const SEGMENT_BYTES: u64 = 2 << 20;
+/// Files that the log keeps ready to become segments, at most.
+const READY_FILES: u64 = 2;
+
+/// Bytes of a node's segments, and of those and the files that are ready to become some.
+fn log_bytes(cluster: &Cluster, seat: usize) -> (u64, u64) {
     let files = std::fs::read_dir(cluster.data_dir(seat).join("log"));
-    let size = |entry: std::io::Result<std::fs::DirEntry>| Some(entry.ok()?.metadata().ok()?.len());
-    files.map_or(0, |files| files.filter_map(size).sum())
+    let mut bytes = (0, 0);
+    for entry in files.into_iter().flatten().flatten() {
+        let len = entry.metadata().map_or(0, |known| known.len());
+        bytes.1 += len;
+        if entry.file_name().to_string_lossy().ends_with(".seg") {
+            bytes.0 += len;
+        }
+    }
+    bytes
+}
+
+/// The segments are as small as those of an empty node.
+fn has_shrunk(cluster: &Cluster, seat: usize) -> bool {
+    let (segments, all) = log_bytes(cluster, seat);
+    segments < 2 * SEGMENT_BYTES && all < (2 + READY_FILES) * SEGMENT_BYTES
 }
 
 /// Groups open on a node, as its own metrics count them.
-async fn groups_open(cluster: &Cluster, seat: usize) -> Option<u64> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut to = tokio::net::TcpStream::connect(cluster.kinesis(seat)).await.ok()?;
-    let ask = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    to.write_all(ask).await.ok()?;
-    let mut text = String::new();
-    to.read_to_string(&mut text).await.ok()?;
-    let line = text.lines().find(|line| line.starts_with("tristream_groups "))?;
-    line.rsplit(' ').next()?.parse().ok()
+async fn groups_open(cluster: &Cluster, seat: usize) -> Option<f64> {
+    admin::metric(cluster.kinesis(seat), "tristream_groups").await.ok()
 }
 
 async fn gone(client: &Client) -> anyhow::Result<()> {
@@ -56,7 +67,7 @@ async fn iterator(cluster: &Cluster, seat: usize, shard: &str) -> anyhow::Result
 async fn a_deleted_stream_is_gone_everywhere_and_a_new_one_of_its_name_is_empty()
 -> anyhow::Result<()> {
     let mut cluster = Cluster::start_with(Storage::Real, |config| {
-        config.log.segment_bytes = 2 << 20;
+        config.log.segment_bytes = SEGMENT_BYTES;
         // Payloads are read from the files, not from memory.
         config.log.tail_bytes = 1 << 20;
     })
@@ -71,7 +82,7 @@ async fn a_deleted_stream_is_gone_everywhere_and_a_new_one_of_its_name_is_empty(
         anyhow::Ok(())
     };
     fill().await?;
-    let full = log_bytes(&cluster, 0);
+    let (full, _) = log_bytes(&cluster, 0);
     ensure!(full > 12 << 20, "the log has {full} bytes");
     let old = iterator(&cluster, 0, "shardId-000000000000").await?;
 
@@ -84,10 +95,10 @@ async fn a_deleted_stream_is_gone_everywhere_and_a_new_one_of_its_name_is_empty(
     gone(&client).await?;
     for &seat in &rest {
         wait_until("only the metadata group is open", async || {
-            groups_open(&cluster, seat).await == Some(1)
+            groups_open(&cluster, seat).await == Some(1.0)
         })
         .await?;
-        wait_until("the log has shrunk", async || log_bytes(&cluster, seat) < 4 << 20).await?;
+        wait_until("the log has shrunk", async || has_shrunk(&cluster, seat)).await?;
     }
     let body = json!({ "ShardIterator": old });
     let refused = kinesis(cluster.kinesis(rest[0]), "GetRecords", &body, LIMIT).await?;
@@ -96,9 +107,9 @@ async fn a_deleted_stream_is_gone_everywhere_and_a_new_one_of_its_name_is_empty(
     // It returns, and throws away what nobody has any more.
     cluster.run(away).await?;
     cluster.wait_ready(&[away]).await?;
-    wait_until("the orphans are gone", async || groups_open(&cluster, away).await == Some(1))
+    wait_until("the orphans are gone", async || groups_open(&cluster, away).await == Some(1.0))
         .await?;
-    wait_until("its log has shrunk", async || log_bytes(&cluster, away) < 4 << 20).await?;
+    wait_until("its log has shrunk", async || has_shrunk(&cluster, away)).await?;
 
     let second = cluster.create_stream(STREAM, 3).await?;
     ensure!(second.incarnation > first.incarnation);

@@ -3,8 +3,11 @@
 
 mod deletion;
 mod durability;
+mod full_disk;
 mod overload;
 mod partition;
 mod refusals;
 mod resharding;
 mod restart;
+mod retention;
+mod rot;

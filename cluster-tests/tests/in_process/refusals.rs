@@ -74,13 +74,15 @@ async fn wrong_folders_and_ports_are_refused_untouched() -> anyhow::Result<()> {
     let reason = refused(&mut cluster, seat).await?;
     ensure!(reason.contains("has format 2"), "{reason}");
     std::fs::write(&identity, &text)?;
-    let segment = std::fs::read_dir(dir.join("log"))?.next().context("a segment")??.path();
+    let segment = dir.join("log").join("0000000001.seg");
     let bytes = std::fs::read(&segment)?;
     let mut newer = bytes.clone();
     newer[8] = 99;
+    let checksum = crc32c(&newer[..60]).to_le_bytes();
+    newer[60..64].copy_from_slice(&checksum);
     std::fs::write(&segment, newer)?;
     let reason = refused(&mut cluster, seat).await?;
-    ensure!(reason.contains("start a newer version"), "{reason}");
+    ensure!(reason.contains("has format 99") && reason.contains("start the version"), "{reason}");
     std::fs::write(&segment, bytes)?;
 
     // The log is gone, the identity is not.
@@ -139,4 +141,10 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// CRC-32C, bit by bit: what ends a segment's header.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }

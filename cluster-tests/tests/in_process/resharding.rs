@@ -262,19 +262,23 @@ impl Case {
         };
         for &seat in seats {
             let client = self.client(cluster, seat);
-            wait_until(&format!("seat {seat} sees the change"), async || {
+            let mut seen = String::new();
+            let what = format!("seat {seat} sees the change");
+            let changed = wait_until(&what, async || {
                 let summary = client.describe_stream_summary().stream_name(&self.stream).send();
-                let Ok(summary) = summary.await else { return false };
+                let (summary, view) = (summary.await, admin::view(cluster.kinesis(seat)).await);
+                seen = format!("{seat} says: {summary:?}, {view:?}");
+                let (Ok(summary), Ok(view)) = (summary, view) else { return false };
                 let summary = summary.stream_description_summary();
                 let there = summary.is_some_and(|summary| {
                     summary.open_shard_count() == expected
                         && *summary.stream_status() == StreamStatus::Active
                 });
-                let Ok(view) = admin::view(cluster.kinesis(seat)).await else { return false };
                 let leaders = view.leaders(&self.stream);
                 there && !leaders.is_empty() && leaders.iter().all(|(_, az)| az.is_some())
             })
-            .await?;
+            .await;
+            changed.with_context(|| seen)?;
         }
         Ok(())
     }

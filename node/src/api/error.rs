@@ -145,7 +145,7 @@ pub enum Error {
         /// The account.
         account: String,
     },
-    /// No leader or no quorum within the deadline. Did not happen.
+    /// No leader or no quorum within the deadline, or no room. Did not happen.
     #[error("{0}")]
     Unavailable(String),
     /// It may have happened, or may yet.
@@ -196,9 +196,9 @@ impl Error {
 impl From<router::Error> for Error {
     fn from(error: router::Error) -> Error {
         match error {
-            router::Error::Unavailable(why) | router::Error::Throttled(why) => {
-                Error::Unavailable(why)
-            }
+            router::Error::Unavailable(why)
+            | router::Error::Throttled(why)
+            | router::Error::StorageFull(why) => Error::Unavailable(why),
             router::Error::Unknown(why) => Error::Unknown(why),
             router::Error::Invalid(why) => Error::InvalidArgument(why),
             other => Error::Internal(other.to_string()),

@@ -524,6 +524,12 @@ impl Streams for Fake {
             peer: "127.0.0.1:5567".to_owned(),
             alive: true,
             version: "0.1.0".to_owned(),
+            storage: Some(wire::StorageStatus {
+                free_bytes: 40,
+                total_bytes: 100,
+                reserve_bytes: 5,
+                low: false,
+            }),
         };
         soon(wire::ClusterStatusResponse {
             cluster: "otter".to_owned(),

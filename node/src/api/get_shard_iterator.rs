@@ -146,6 +146,9 @@ fn mismatch(kind: &str, what: &str) -> Error {
 
 /// The position after `at`, in the next entry if the entry can have no more.
 fn after(at: RecordPosition) -> RecordPosition {
+    if planted!(IteratorOffByOne) {
+        return RecordPosition { index: at.index + 1, position: 1 };
+    }
     RecordPosition::from_counter(at.counter() + 1)
 }
 

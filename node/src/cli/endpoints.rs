@@ -61,6 +61,9 @@ pub(super) fn explain(error: Error, endpoints: &Endpoints) -> anyhow::Error {
         }
         Error::LimitExceeded(_) => "use fewer shards, or delete a stream".to_owned(),
         Error::Throttled(_) => "send slower, or use more shards".to_owned(),
+        Error::StorageFull(_) => {
+            "see `tristream status`: delete a stream, or give the disk more room".to_owned()
+        }
         Error::Protocol(_) => "are the nodes of the same version as this program?".to_owned(),
         Error::Unknown(_) => "look whether it happened before you repeat it".to_owned(),
         Error::Invalid(_) | Error::NotLeader { .. } | Error::StaleMap(_) => {

@@ -6,9 +6,11 @@
 
 mod bench;
 mod endpoints;
+mod fault;
 mod node;
 mod pid_file;
 mod put;
+mod recording;
 mod screen;
 mod status;
 mod stream;
@@ -23,6 +25,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+
+pub use tuning::seconds;
 
 /// Standard error's first word, so that the line is known among those of other programs.
 const NAME: &str = "tristream";
@@ -49,6 +53,8 @@ enum Command {
     Tail(tail::Args),
     /// Show nodes, leaders and lag.
     Status(status::Args),
+    /// Cut, slow, pause or kill nodes by hand, and heal them.
+    Fault(fault::Args),
     /// Measure a running cluster under load.
     Bench(bench::Args),
 }
@@ -70,6 +76,7 @@ impl Command {
             Command::Put(args) => put::run(args).await,
             Command::Tail(args) => tail::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Fault(args) => fault::run(args).await,
             Command::Bench(args) => bench::run(args).await,
         }
     }

@@ -1,4 +1,4 @@
-//! `node.pid`: which process runs the node of a data folder.
+//! `node.pid`: which process runs the node of a data folder; `up.pid`: which `up` watches over a cluster's.
 
 use std::fs;
 use std::io;
@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Name of the file within a node's data folder.
 pub(super) const NAME: &str = "node.pid";
+/// Name of the file within a cluster's folder.
+pub(super) const UP_NAME: &str = "up.pid";
 
 /// The file of the running process; removed when this is dropped, unless it names another process by then.
 pub(super) struct PidFile {
@@ -16,7 +18,15 @@ impl PidFile {
     /// Writes the number of this process. To be called only by the owner of the folder's lock: what the file
     /// said before was left by a process that was killed.
     pub(super) fn write(data_dir: &Path) -> io::Result<PidFile> {
-        let path = data_dir.join(NAME);
+        PidFile::write_at(data_dir.join(NAME))
+    }
+
+    /// The same for an `up` and its cluster's folder.
+    pub(super) fn write_up(cluster_dir: &Path) -> io::Result<PidFile> {
+        PidFile::write_at(cluster_dir.join(UP_NAME))
+    }
+
+    fn write_at(path: PathBuf) -> io::Result<PidFile> {
         fs::write(&path, format!("{}\n", std::process::id()))?;
         Ok(PidFile { path })
     }
@@ -24,7 +34,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if self.path.parent().and_then(read) == Some(std::process::id()) {
+        if read_at(&self.path) == Some(std::process::id()) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -32,7 +42,16 @@ impl Drop for PidFile {
 
 /// The process that the file of `data_dir` names, alive or not.
 pub(super) fn read(data_dir: &Path) -> Option<u32> {
-    fs::read_to_string(data_dir.join(NAME)).ok()?.trim().parse().ok()
+    read_at(&data_dir.join(NAME))
+}
+
+/// The `up` that the file of a cluster's folder names, alive or not.
+pub(super) fn read_up(cluster_dir: &Path) -> Option<u32> {
+    read_at(&cluster_dir.join(UP_NAME))
+}
+
+fn read_at(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! `tristream put`: one record, or a record per line.
 
+mod ledger;
 mod lines;
 mod tally;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -17,11 +19,13 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncRead;
 use tokio::time::Instant;
-use tristream_client::{Client, Error, Producer};
-use tristream_proto::domain::{PartitionKey, Record, SequenceNumber, StreamName, limits};
+use tristream_client::{Client, Producer, StreamDescription};
+use tristream_proto::domain::{PartitionKey, Record, StreamName, limits};
 
 use super::endpoints::{Endpoints, explain};
+use super::recording::Recording;
 use super::screen;
+use ledger::{Ledger, Outcome};
 use lines::Lines;
 use tally::Tally;
 
@@ -58,6 +62,9 @@ pub(super) struct Args {
     /// The outcome as JSON: of a file, an object per line as soon as its outcome is known, and a tally at the end.
     #[arg(long)]
     json: bool,
+    /// Add what is sent and what becomes of it to this file, for `tristream-lab verify`.
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -76,8 +83,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn put_one(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
     let data = args.data.clone().unwrap_or_default().into_bytes();
     let record = args.record(data).map_err(|reason| anyhow!(reason))?;
-    let number =
-        client.put(&args.stream, record).await.map_err(|error| explain(error, &args.endpoints))?;
+    let mut recording = Recording::open_if(args.history.as_ref(), "put", &args.stream)?;
+    if let Some(recording) = &mut recording {
+        recording.shards(&*describe(client, args).await?)?;
+        recording.invoke(1, &record)?;
+    }
+    let outcome = client.put(&args.stream, record).await;
+    if let Some(recording) = &mut recording {
+        recording.outcome(1, &outcome)?;
+    }
+    let number = outcome.map_err(|error| explain(error, &args.endpoints))?;
     if args.json {
         let (shard, number) = (number.shard.to_string(), number.to_string());
         screen::line(json!({ "shard": shard, "sequence_number": number }).to_string())?;
@@ -85,6 +100,11 @@ async fn put_one(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
         screen::line(format!("{} {number}", number.shard))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn describe(client: &Client, args: &Args) -> anyhow::Result<Arc<StreamDescription>> {
+    let described = client.describe_stream(&args.stream).await;
+    described.map_err(|error| explain(error, &args.endpoints))
 }
 
 async fn put_lines(client: &Client, args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
@@ -96,42 +116,43 @@ async fn put_lines(client: &Client, args: &Args, path: &Path) -> anyhow::Result<
         let bytes = file.metadata().await.ok().filter(|m| m.is_file()).map(|m| m.len());
         (Box::new(file), bytes)
     };
+    let mut recording = Recording::open_if(args.history.as_ref(), "put", &args.stream)?;
+    if let Some(recording) = &mut recording {
+        recording.shards(&*describe(client, args).await?)?;
+    }
     let producer =
         client.producer(&args.stream).await.map_err(|error| explain(error, &args.endpoints))?;
-    let bar = progress_bar(bytes);
     let began = Instant::now();
-    let mut tally = Tally::new(args.json);
-    let read = send_all(args, Lines::new(input), producer, &mut tally, &bar).await;
-    bar.finish_and_clear();
-    tally.print(began.elapsed())?;
+    let mut ledger = Ledger::new(Tally::new(args.json), progress_bar(bytes), recording);
+    let read = send_all(args, Lines::new(input), producer, &mut ledger).await;
+    let tally = ledger.close(began.elapsed())?;
     read.with_context(|| format!("cannot read {} to its end", path.display()))?;
     Ok(if tally.all_acked() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-type Outcome = (u64, usize, Result<SequenceNumber, Error>);
+type Waiting = FuturesUnordered<BoxFuture<'static, Outcome>>;
 
-/// Sends every line and tallies every outcome. An interrupt ends the reading, not the waiting: what was sent
+/// Sends every line and books every outcome. An interrupt ends the reading, not the waiting: what was sent
 /// is accounted for. Fails when the input does.
 async fn send_all(
     args: &Args,
     mut lines: Lines,
     producer: Producer,
-    tally: &mut Tally,
-    bar: &ProgressBar,
+    ledger: &mut Ledger,
 ) -> std::io::Result<()> {
     // As many as the producer holds records at a time, which its bytes bound.
-    let mut waiting: FuturesUnordered<BoxFuture<'static, Outcome>> = FuturesUnordered::new();
+    let mut waiting = Waiting::new();
     let mut number = 0;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let read = loop {
         let line = tokio::select! {
             biased;
             _ = &mut interrupt => {
-                tally.interrupted = true;
+                ledger.interrupted();
                 break Ok(());
             }
             Some(outcome) = waiting.next(), if !waiting.is_empty() => {
-                account(tally, bar, outcome);
+                ledger.account(outcome);
                 continue;
             }
             line = lines.next() => line,
@@ -148,53 +169,38 @@ async fn send_all(
             None => Err(format!("longer than {} bytes", limits::RECORD_DATA_BYTES_CEILING)),
         };
         match record {
-            Err(reason) => account(tally, bar, (number, bytes, Err(Error::Invalid(reason)))),
+            Err(reason) => ledger.unsent(number, bytes, reason),
             Ok(record) => {
-                let receipt = send(&producer, record, &mut waiting, tally, bar).await;
+                if !ledger.invoke(number, &record) {
+                    break Ok(());
+                }
+                let receipt = send(&producer, record, &mut waiting, ledger).await;
                 waiting.push(Box::pin(async move { (number, bytes, receipt.outcome().await) }));
             }
         }
     };
     while let Some(outcome) = waiting.next().await {
-        account(tally, bar, outcome);
+        ledger.account(outcome);
     }
     producer.close().await;
     read
 }
 
-/// Sends a record; tallies outcomes while the producer has no room.
+/// Sends a record; books outcomes while the producer has no room.
 async fn send(
     producer: &Producer,
     record: Record,
-    waiting: &mut FuturesUnordered<BoxFuture<'static, Outcome>>,
-    tally: &mut Tally,
-    bar: &ProgressBar,
+    waiting: &mut Waiting,
+    ledger: &mut Ledger,
 ) -> tristream_client::Receipt {
     let mut send = std::pin::pin!(producer.send(record));
     loop {
         tokio::select! {
             biased;
             receipt = &mut send => return receipt,
-            Some(outcome) = waiting.next(), if !waiting.is_empty() => account(tally, bar, outcome),
+            Some(outcome) = waiting.next(), if !waiting.is_empty() => ledger.account(outcome),
         }
     }
-}
-
-fn account(tally: &mut Tally, bar: &ProgressBar, (line, bytes, outcome): Outcome) {
-    bar.inc(bytes as u64 + 1);
-    if tally.json {
-        let told = screen::line(tally::outcome(line, &outcome).to_string());
-        // Nobody reads on: what was sent is still accounted for.
-        tally.interrupted |= told.is_err();
-    }
-    match outcome {
-        Ok(_) => tally.acked(bytes),
-        Err(error) => {
-            tally.failed(&error);
-            bar.suspend(|| screen::say(tally::failure(line, &error)));
-        }
-    }
-    bar.set_message(format!("{} acked", tally.acked));
 }
 
 /// Shown on a terminal only.

@@ -1,6 +1,7 @@
 //! `tristream tail`: the records of all shards of a stream, as they come, through splits and merges.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -10,8 +11,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 use tristream_client::{Client, Consumer, End, Error, Event, Start, StreamDescription};
 use tristream_proto::domain::{Retry, SequenceNumber, ShardId, StoredRecord, StreamName};
+use tristream_proto::recording;
 
 use super::endpoints::{Endpoints, explain};
+use super::recording::Recording;
 use super::screen::{self, Colours, harmless};
 use super::when;
 use crate::clock::{Clock, SystemClock};
@@ -39,6 +42,9 @@ pub(super) struct Args {
     /// Only the data of each record, unchanged, each followed by a line end.
     #[arg(long)]
     raw: bool,
+    /// Add what is read to this file, for `tristream-lab verify`.
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
 }
 
 /// The value of --from.
@@ -79,6 +85,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if matches!(args.from, Beginning(Start::At(_) | Start::After(_))) && args.shard.len() != 1 {
         bail!("a sequence number is of one shard: name it with --shard");
     }
+    let mut witness = Witness::begin(&client, &args).await?;
     let mut goal = None;
     if args.no_follow {
         goal = Some(Goal::find(&client, &args).await.map_err(explain)?);
@@ -99,9 +106,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         warned.event(&event);
         if goal.as_ref().is_none_or(|goal| goal.wants(&event)) {
             for record in &event.records {
+                witness.observed(record)?;
                 screen::line(show.record(record))?;
             }
         }
+        witness.end(&event, goal.as_ref()).await?;
         if let Some(end) = event.end.as_ref().filter(|_| !args.shard.is_empty()) {
             screen::say(farewell(event.shard, end));
         }
@@ -113,6 +122,56 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("no shard of {} is left to read", args.stream));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Records what is read, where the user wants it.
+struct Witness<'a> {
+    recording: Option<Recording>,
+    client: &'a Client,
+    stream: &'a StreamName,
+    from_oldest: bool,
+}
+
+impl Witness<'_> {
+    async fn begin<'a>(client: &'a Client, args: &'a Args) -> anyhow::Result<Witness<'a>> {
+        let recording = Recording::open_if(args.history.as_ref(), "tail", &args.stream)?;
+        let from_oldest = args.from == Beginning(Start::TrimHorizon);
+        let mut witness = Witness { recording, client, stream: &args.stream, from_oldest };
+        witness.shards().await;
+        if let Some(recording) = &mut witness.recording {
+            recording.write(recording::Event::Reading { from_oldest })?;
+        }
+        Ok(witness)
+    }
+
+    /// A list that cannot be had is not recorded; the checks that need it say so.
+    async fn shards(&mut self) {
+        if let Some(recording) = &mut self.recording
+            && let Ok(stream) = self.client.describe_stream(self.stream).await
+            && let Err(error) = recording.shards(&stream)
+        {
+            screen::say(format!("tristream: {error:#}"));
+        }
+    }
+
+    fn observed(&mut self, record: &StoredRecord) -> anyhow::Result<()> {
+        self.recording.as_mut().map_or(Ok(()), |recording| recording.observed(record))
+    }
+
+    /// After the records of an event: the shard may have been read whole, as far as is wanted.
+    async fn end(&mut self, event: &Event, goal: Option<&Goal>) -> anyhow::Result<()> {
+        let Some(recording) = &mut self.recording else { return Ok(()) };
+        let whole = event.end.is_some() && goal.is_none_or(|goal| goal.wants(event));
+        let whole = whole || goal.is_some_and(|goal| goal.is_reached_by(event));
+        if whole && self.from_oldest {
+            let shard = event.shard.to_string();
+            recording.write(recording::Event::ObservedAll { shard })?;
+        }
+        if event.end.is_some() {
+            self.shards().await;
+        }
+        Ok(())
+    }
 }
 
 /// What is said at the end of a shard that was asked for.
@@ -148,6 +207,8 @@ async fn merged(
 struct Goal {
     closed: BTreeSet<ShardId>,
     open: BTreeMap<ShardId, SequenceNumber>,
+    /// Shards whose tips were told by a node that knew no quorum: there may be more.
+    stale: BTreeSet<ShardId>,
 }
 
 impl Goal {
@@ -161,6 +222,9 @@ impl Goal {
             let Some(event) = tips.next().await else { break };
             let event = event?;
             let tip = event.next.ok_or_else(|| Error::Protocol("an event without place".into()))?;
+            if event.stale && !goal.open.contains_key(&event.shard) {
+                goal.stale.insert(event.shard);
+            }
             goal.open.entry(event.shard).or_insert(tip);
         }
         Ok(goal)
@@ -183,11 +247,20 @@ impl Goal {
 
     /// Notes how far a shard is; `true` once none is short of its tip.
     fn reached(&mut self, event: &Event) -> bool {
-        let tip = self.open.get(&event.shard);
-        if tip.zip(event.next).is_some_and(|(tip, next)| next.counter >= tip.counter) {
+        if self.is_at_tip(event) {
             self.open.remove(&event.shard);
         }
         self.open.is_empty()
+    }
+
+    fn is_at_tip(&self, event: &Event) -> bool {
+        let tip = self.open.get(&event.shard);
+        tip.zip(event.next).is_some_and(|(tip, next)| next.counter >= tip.counter)
+    }
+
+    /// Whether the shard is read up to a tip that was surely its tip.
+    fn is_reached_by(&self, event: &Event) -> bool {
+        self.is_at_tip(event) && !self.stale.contains(&event.shard)
     }
 }
 
@@ -310,7 +383,7 @@ mod tests {
     #[test]
     fn reading_ends_when_every_shard_is_at_the_tip_it_had() {
         let open = [(ShardId::from(0), number(0, 10)), (ShardId::from(1), number(1, 0))];
-        let mut goal = Goal { open: open.into(), closed: BTreeSet::new() };
+        let mut goal = Goal { open: open.into(), ..Goal::default() };
         assert!(!goal.reached(&event(0, 9)));
         assert!(!goal.reached(&event(1, 0)), "an empty shard is at its tip, the other is not");
         assert!(!goal.wants(&event(1, 5)), "what came later is not asked for");
@@ -330,7 +403,8 @@ mod tests {
         };
         let (open, closed) = Goal::shards(&stream, &[]);
         assert_eq!((open, &closed), (vec![ShardId::from(1)], &[ShardId::from(0)].into()));
-        let mut goal = Goal { closed, open: [(ShardId::from(1), number(1, 10))].into() };
+        let open = [(ShardId::from(1), number(1, 10))].into();
+        let mut goal = Goal { closed, open, ..Goal::default() };
         for (id, wanted) in [(0, true), (1, true), (2, false)] {
             assert_eq!(goal.wants(&event(id, 5)), wanted, "{id}");
         }
@@ -338,6 +412,16 @@ mod tests {
         assert!(goal.reached(&event(1, 10)));
         let chosen = Goal::shards(&stream, &[ShardId::from(0), ShardId::from(0)]);
         assert_eq!(chosen, (vec![ShardId::from(0)], BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_tip_told_without_a_quorum_proves_nothing() {
+        let open: BTreeMap<_, _> = [0, 1].map(|id| (ShardId::from(id), number(id, 10))).into();
+        let stale = [ShardId::from(1)].into();
+        let goal = Goal { open, stale, ..Goal::default() };
+        assert!(!goal.is_reached_by(&event(0, 9)));
+        assert!(goal.is_reached_by(&event(0, 10)));
+        assert!(!goal.is_reached_by(&event(1, 10)));
     }
 
     #[test]

@@ -37,6 +37,23 @@ pub(super) struct Tuning {
     /// days.
     #[arg(long, env = "TRISTREAM_ON_DEMAND_WINDOW", value_name = "TIME", value_parser = seconds)]
     pub(super) on_demand_window: Option<u64>,
+    /// Let faults be imposed on messages between nodes, with `tristream fault`. For tests. Off by
+    /// default.
+    #[arg(
+        long,
+        env = "TRISTREAM_ENABLE_FAULTS",
+        value_enum,
+        value_name = "on|off",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on",
+        hide_possible_values = true
+    )]
+    pub(super) enable_faults: Option<Switch>,
+    /// What must be shown to impose faults from another machine: at least 16 characters. Without it
+    /// only a node's own machine may.
+    #[arg(long, env = "TRISTREAM_FAULT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(super) fault_token: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,7 +75,10 @@ impl From<bool> for Switch {
 }
 
 /// Whole seconds, at least one, from a time such as `90s` or `2h`.
-fn seconds(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What would be understood.
+pub fn seconds(text: &str) -> Result<u64, String> {
     match when::duration(text) {
         Some(time) if time.as_secs() > 0 => Ok(time.as_secs()),
         Some(_) => Err("at least a second".to_owned()),
@@ -81,6 +101,8 @@ impl Tuning {
             dedupe: Some(config.deduplicate.into()),
             retention_override: config.retention_override_seconds,
             on_demand_window: Some(config.on_demand_window_seconds),
+            enable_faults: Some(config.enable_faults.into()),
+            fault_token: config.fault_token.clone(),
         }
     }
 
@@ -99,6 +121,8 @@ impl Tuning {
                 self.retention_override.map(seconds),
             ),
             ("--on-demand-window", "on_demand_window_seconds", self.on_demand_window.map(seconds)),
+            ("--enable-faults", "enable_faults", self.enable_faults.map(switch)),
+            ("--fault-token", "fault_token", self.fault_token.clone().map(toml::Value::String)),
         ];
         let given = all.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?)));
         given.map(|(flag, key, value)| Setting { flag, key, value }).collect()
@@ -116,7 +140,10 @@ impl Tuning {
 
     /// Overrides `config` where flags were given.
     pub(super) fn apply(&self, config: &mut Config) {
-        let Tuning { quotas, dedupe, retention_override, on_demand_window } = self;
+        let Tuning { quotas, dedupe, retention_override, on_demand_window, .. } = self;
+        let Tuning { enable_faults, fault_token, .. } = self;
+        config.enable_faults = enable_faults.map_or(config.enable_faults, Switch::is_on);
+        config.fault_token = fault_token.clone().or(config.fault_token.take());
         config.quotas = quotas.map_or(config.quotas, Switch::is_on);
         config.deduplicate = dedupe.map_or(config.deduplicate, Switch::is_on);
         config.retention_override_seconds =

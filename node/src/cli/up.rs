@@ -19,6 +19,7 @@ use futures::stream::FuturesUnordered;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::pid_file::PidFile;
 use super::screen;
 use super::tuning::Tuning;
 use child::Child;
@@ -38,7 +39,7 @@ Each node keeps its files in DIR/az-a, DIR/az-b or DIR/az-c: settings in node.to
 node.log, process id in node.pid. A node that is killed stays dead until it is started by hand
 (tristream node --config DIR/az-x/node.toml) or with --respawn. What flags say is written to
 node.toml when the folder is new; later it stands, and flags that contradict it are refused. If `up` itself is killed by
-force, its nodes go on: end them by their process ids.";
+force, its nodes go on: end them by their process ids. SIGUSR1 (`tristream fault heal`) makes `up` start the dead ones.";
 
 /// Arguments of `tristream up`.
 #[derive(Debug, clap::Args)]
@@ -65,9 +66,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let layout = Layout::find(&args.data_dir, args.port, args.peer_port, &args.tuning)?;
     layout.check_free()?;
     layout.write()?;
+    let _pid_file = PidFile::write_up(&layout.dir)
+        .with_context(|| format!("cannot write to {}", layout.dir.display()))?;
+    let mut revive = signal(SignalKind::user_defined1()).context("cannot listen for SIGUSR1")?;
     let mut up = Up::start(layout)?;
     let outcome = tokio::select! {
-        outcome = up.watch(args.respawn) => outcome,
+        outcome = up.watch(args.respawn, &mut revive) => outcome,
         () = signals.next() => Ok(()),
     };
     if outcome.is_ok() {
@@ -153,20 +157,46 @@ impl Up {
     }
 
     /// Waits until all are ready, says so, and then watches over them. Returns only with an error.
-    async fn watch(&mut self, respawn: bool) -> anyhow::Result<()> {
+    async fn watch(&mut self, respawn: bool, revive: &mut Signal) -> anyhow::Result<()> {
         self.await_ready().await?;
         self.announce()?;
         loop {
-            match self.events.next().await {
-                Some(Event::Ended(at, status)) => self.ended(at, status, respawn),
-                Some(Event::Respawn(at)) => {
-                    if let Err(error) = self.spawn(at) {
-                        screen::say(format!("tristream: {error:#}"));
-                        self.respawn_later(at);
-                    }
+            let event = tokio::select! {
+                // While nobody is left to watch, all three are dead, and stay so until somebody acts.
+                Some(event) = self.events.next() => event,
+                Some(()) = revive.recv() => {
+                    self.revive();
+                    continue;
                 }
-                // Nobody is left to watch: all three are dead, and stay so until somebody acts.
-                None => std::future::pending().await,
+                else => std::future::pending().await,
+            };
+            match event {
+                Event::Ended(at, status) => self.ended(at, status, respawn),
+                Event::Respawn(at) => self.spawn_or_later(at),
+            }
+        }
+    }
+
+    fn spawn_or_later(&mut self, at: usize) {
+        // Somebody may have asked for it in the meantime.
+        if self.nodes[at].pid.is_none()
+            && let Err(error) = self.spawn(at)
+        {
+            screen::say(format!("tristream: {error:#}"));
+            self.respawn_later(at);
+        }
+    }
+
+    /// Starts every dead node, but one that runs by somebody else's hand.
+    fn revive(&mut self) {
+        for at in 0..self.nodes.len() {
+            let place = &self.layout.places[at];
+            if self.nodes[at].pid.is_some() || place.is_taken() {
+                continue;
+            }
+            screen::say(format!("tristream: node {} is started again", place.az));
+            if let Err(error) = self.spawn(at) {
+                screen::say(format!("tristream: {error:#}"));
             }
         }
     }
@@ -236,7 +266,10 @@ impl Up {
             self.respawn_later(at);
         } else {
             let config = place.config.display();
-            screen::say(format!("{what}; start it again with: tristream node --config {config}"));
+            screen::say(format!(
+                "{what}; start it again with: tristream node --config {config} \
+                 (or `tristream fault heal`)"
+            ));
         }
     }
 

@@ -7,6 +7,7 @@
 mod contract;
 mod lane;
 mod real;
+mod room;
 mod simulated;
 
 use std::io;
@@ -18,7 +19,8 @@ use futures::future::BoxFuture;
 
 pub use lane::{Lane, LaneThread, WAITING_MAX};
 pub use real::RealDisk;
-pub use simulated::{Damage, SimulatedDisk};
+pub use room::{Reserve, Room, Storage};
+pub use simulated::{Call, Damage, Flip, Lasting, SimulatedDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -75,6 +75,16 @@ struct Node {
     peer: String,
     alive: bool,
     version: String,
+    /// Of the disk with the log; `null` when the node did not answer.
+    storage: Option<Storage>,
+}
+
+#[derive(Serialize)]
+struct Storage {
+    free_bytes: u64,
+    total_bytes: u64,
+    reserve_bytes: u64,
+    low: bool,
 }
 
 /// `group` is a number, or `meta` for the metadata group, which has no stream and no shard.
@@ -119,8 +129,14 @@ impl From<ClusterStatusResponse> for Cluster {
 
 impl From<NodeStatus> for Node {
     fn from(node: NodeStatus) -> Node {
-        let NodeStatus { id, az, kinesis, peer, alive, version } = node;
-        Node { id, az, kinesis, peer, alive, version }
+        let NodeStatus { id, az, kinesis, peer, alive, version, storage } = node;
+        let storage = storage.map(|storage| Storage {
+            free_bytes: storage.free_bytes,
+            total_bytes: storage.total_bytes,
+            reserve_bytes: storage.reserve_bytes,
+            low: storage.low,
+        });
+        Node { id, az, kinesis, peer, alive, version, storage }
     }
 }
 

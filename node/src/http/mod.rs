@@ -8,13 +8,15 @@
 //!  server  accept, connections, drain -> service  one request: route, answer, headers
 //!                                          |-> body     limits on size and memory
 //!                                          |-> kinesis  order of checks; target, call, json, aws_error
-//!                                          `-> admin    health, metrics, cluster
+//!                                          |-> admin    health, metrics, cluster
+//!                                          `-> faults   what tests impose on messages between nodes
 //! ```
 
 mod admin;
 mod aws_error;
 mod body;
 mod call;
+mod faults;
 mod json;
 mod kinesis;
 mod patience;

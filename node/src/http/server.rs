@@ -5,6 +5,7 @@
 //! first.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +19,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tristream_proto::domain::limits::{HTTP_BODIES_BYTES_MAX, HTTP_BODY_BYTES_MAX};
 
+use super::faults::Desk;
 use super::patience::Patience;
 use super::service;
 use crate::api::Api;
 use crate::entropy::Entropy;
+use crate::faults::Faults;
 use crate::metrics::Metrics;
 use crate::net::{Listener, Stream};
 use crate::tasks::{Kind, Tasks};
@@ -79,6 +82,8 @@ pub struct Door {
     pub(super) bodies: Arc<Semaphore>,
     /// Requests that may still begin to work.
     pub(super) requests: Semaphore,
+    /// Where faults may be imposed.
+    pub(super) faults: Option<Desk>,
 }
 
 /// Spawns what a connection needs, as tasks of the node.
@@ -104,7 +109,12 @@ impl Door {
     ) -> Door {
         let bodies = Arc::new(Semaphore::new(limits.bodies_bytes_max));
         let requests = Semaphore::new(limits.requests_max);
-        Door { api, ready, metrics, entropy, limits, bodies, requests }
+        Door { api, ready, metrics, entropy, limits, bodies, requests, faults: None }
+    }
+
+    /// Lets faults be imposed: by whoever is on this machine, or shows `token` if there is one.
+    pub fn with_faults(self, faults: Faults, token: Option<String>) -> Door {
+        Door { faults: Some(Desk::new(faults, token)), ..self }
     }
 
     /// Serves `listener` until the node stops. Returns at once; `Tasks::shutdown` waits for the
@@ -123,7 +133,7 @@ async fn accept_all(door: Arc<Door>, listener: Box<dyn Listener>, tasks: Tasks) 
         match listener.accept().await {
             Ok((stream, from)) => {
                 tracing::trace!(%from, "connection");
-                let work = connection(door.clone(), stream, tasks.clone(), slot);
+                let work = connection(door.clone(), stream, from, tasks.clone(), slot);
                 tasks.spawn_to_end(Kind::Connection, work);
             }
             Err(error) => {
@@ -136,7 +146,13 @@ async fn accept_all(door: Arc<Door>, listener: Box<dyn Listener>, tasks: Tasks) 
     }
 }
 
-async fn connection(door: Arc<Door>, stream: Stream, tasks: Tasks, _slot: OwnedSemaphorePermit) {
+async fn connection(
+    door: Arc<Door>,
+    stream: Stream,
+    from: SocketAddr,
+    tasks: Tasks,
+    _slot: OwnedSemaphorePermit,
+) {
     let limits = door.limits.clone();
     let stop = tasks.stopping();
     let asked = Arc::new(AtomicBool::new(false));
@@ -144,7 +160,7 @@ async fn connection(door: Arc<Door>, stream: Stream, tasks: Tasks, _slot: OwnedS
     let service = service_fn(move |request| {
         seen.store(true, Ordering::Relaxed);
         let door = door.clone();
-        async move { Ok::<_, Infallible>(service::serve(&door, request).await) }
+        async move { Ok::<_, Infallible>(service::serve(&door, from.ip(), request).await) }
     });
     let builder = builder(&limits, tasks);
     let io = TokioIo::new(Patience::new(stream, limits.write_wait));

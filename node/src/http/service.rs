@@ -1,5 +1,6 @@
 //! One request: limits, routing, the common headers, the span, and an answer whatever happens.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -16,20 +17,21 @@ use super::aws_error::Exception;
 use super::body::{self, Refusal};
 use super::kinesis::{self, Done};
 use super::reply::{Answer, answer, finish, preflight};
-use super::{admin, server::Door};
+use super::{admin, faults, server::Door};
 
 /// The operation of a request that came to none, in the metrics.
 const NOBODY: &str = "unknown";
 
-/// Answers a request.
-pub(super) async fn serve<B>(door: &Door, request: Request<B>) -> Answer
+/// Answers a request that came `from` there.
+pub(super) async fn serve<B>(door: &Door, from: IpAddr, request: Request<B>) -> Answer
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let id = door.entropy.uuid();
     let (parts, body) = request.into_parts();
     let span = tracing::info_span!("request", request_id = %id, operation = tracing::field::Empty);
-    let work = AssertUnwindSafe(route(door, &parts, body)).catch_unwind().instrument(span.clone());
+    let work =
+        AssertUnwindSafe(route(door, from, &parts, body)).catch_unwind().instrument(span.clone());
     let mut response = match work.await {
         Ok(response) => response,
         Err(panic) => {
@@ -47,7 +49,7 @@ where
     response
 }
 
-async fn route<B>(door: &Door, parts: &Parts, body: B) -> Answer
+async fn route<B>(door: &Door, from: IpAddr, parts: &Parts, body: B) -> Answer
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -56,6 +58,8 @@ where
         answer(StatusCode::PAYLOAD_TOO_LARGE, None, Bytes::new())
     } else if parts.method == Method::OPTIONS && headers.contains_key(ORIGIN) {
         return preflight(headers);
+    } else if faults::is_for(parts.uri.path()) {
+        return faults::answer(door, from, parts, body).await;
     } else if let Some(page) = admin::get(door, &parts.method, parts.uri.path()).await {
         return page;
     } else if parts.method != Method::POST {

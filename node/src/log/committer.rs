@@ -11,28 +11,22 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::frame::Frame;
+use super::frame::{Frame, Head};
 use super::group::Place;
-use super::segment::{Header, Writer};
-use super::state::{Segment, Stop, Write};
+use super::pool;
+use super::segment::{HEADER_BYTES, Header, block};
+use super::state::{Segment, Stage, Stop, Write};
 use super::write::BATCH_BYTES_MAX;
+use super::writer::Writer;
 use crate::entropy::Entropy;
 use crate::tasks::Kind;
-
-/// What the next file and the next block are called.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Numbers {
-    /// Sequence number of the next segment.
-    pub(super) segment: u64,
-    /// The next block.
-    pub(super) batch: u64,
-}
 
 /// Owner of the segment that is being written.
 pub(super) struct Committer {
     shared: Arc<Shared>,
     active: Option<Writer>,
-    next: Numbers,
+    /// The next block's number.
+    next_batch: u64,
 }
 
 /// What woke the committer.
@@ -51,8 +45,8 @@ impl Drop for Committer {
 }
 
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>, active: Option<Writer>, next: Numbers) -> Committer {
-        Committer { shared, active, next }
+    pub(super) fn new(shared: Arc<Shared>, active: Option<Writer>, next_batch: u64) -> Committer {
+        Committer { shared, active, next_batch }
     }
 
     /// Writes until the log is closed or the node stops, then what was accepted before that.
@@ -60,10 +54,7 @@ impl Committer {
         loop {
             let result = match self.next_event().await {
                 Event::Batch(writes) => self.commit(writes).await,
-                Event::Seal => {
-                    self.seal();
-                    Ok(())
-                }
+                Event::Seal => self.begin_next().await,
                 Event::Close => {
                     if let Err(error) = self.close().await {
                         self.fail(&error);
@@ -132,71 +123,103 @@ impl Committer {
         }
     }
 
-    async fn write(&mut self, frames: &[&Frame]) -> io::Result<Vec<Place>> {
-        let full = |active: &Writer| active.len >= self.shared.config.segment_bytes;
-        if self.active.as_ref().is_some_and(full) {
+    async fn write(&mut self, frames: &[&Frame]) -> io::Result<Vec<(Place, Head)>> {
+        let block_bytes = block::block_bytes(frames.iter().copied());
+        if self.active.as_ref().is_some_and(|active| !self.fits(active, block_bytes, frames.len()))
+        {
             self.seal();
         }
         let mut active = match self.active.take() {
             Some(active) => active,
-            None => self.begin_segment().await?,
+            None => self.begin_segment(block_bytes).await?,
         };
         let began = Instant::now();
-        let batch = self.next.batch;
-        let block = active.encode(batch, batch - 1, frames);
-        let (bytes, offsets) = (block.len, block.offsets.clone());
-        active.write(block, true).await?;
-        self.shared.metrics.observe_fsync(bytes as usize, began.elapsed());
-        self.next.batch += 1;
+        let batch = self.next_batch;
+        let mut block = active.encode(batch, batch - 1, frames);
+        let zeros = active.zeros_behind(block.len, self.shared.config.segment_bytes);
+        block.parts.extend(pool::zeros(zeros));
+        active.write(block.parts, block.len, block.crc, true).await?;
+        self.shared.metrics.observe_fsync(block.len as usize, began.elapsed());
+        self.shared.metrics.observe_zero_fill(zeros);
+        self.shared.metrics.observe_log_padding(block.padding);
+        self.shared.pool.wrote(block.len);
+        self.next_batch += 1;
 
+        let half = self.shared.config.segment_bytes / 2;
+        if active.len >= half && active.len - block.len < half {
+            self.shared.pool.prepare();
+        }
         let segment = active.header.sequence;
         if let Some(account) = self.shared.state.lock().segments.get_mut(&segment) {
             account.len = active.len;
             account.last_batch = batch;
         }
+        let begins = active.len - block.len;
         self.active = Some(active);
-        let lens = frames.iter().map(|frame| frame.len() as u64);
-        Ok(offsets.iter().zip(lens).map(|(&offset, len)| Place { segment, offset, len }).collect())
+        let heads = block.heads.into_iter();
+        Ok(heads.map(|(at, head)| (Place { segment, offset: begins + at }, head)).collect())
     }
 
-    async fn begin_segment(&mut self) -> io::Result<Writer> {
-        let follows = self.next.batch - 1;
+    /// Whether a block has room in the segment, and its footer behind it. Any block has, in an empty
+    /// one.
+    fn fits(&self, active: &Writer, block_bytes: u64, frames: usize) -> bool {
+        let state = self.shared.state.lock();
+        let account = state.segments.get(&active.header.sequence);
+        let footer = account.map_or(0, |account| account.footer_bytes_about(frames));
+        active.len + block_bytes + footer <= self.shared.config.segment_bytes
+            || active.len == HEADER_BYTES
+    }
+
+    async fn begin_segment(&mut self, block_bytes: u64) -> io::Result<Writer> {
+        let follows = self.next_batch - 1;
         let header = Header {
             salt: salt(&*self.shared.entropy),
-            sequence: self.next.segment,
+            sequence: self.shared.state.lock().take_sequence(),
+            log: self.shared.log,
             follows,
             whole_upto: follows,
+            rewritten: false,
         };
         let (disk, dir) = (&*self.shared.disk, &self.shared.config.dir);
-        let writer = Writer::begin(disk, dir, header).await?;
-        writer.finish(disk, dir).await?;
-        self.next.segment += 1;
-        let account = Segment::new(Arc::clone(&writer.file), header, header.encode().1);
-        self.shared.state.lock().segments.insert(header.sequence, account);
+        let taken = self.shared.pool.take(HEADER_BYTES + block_bytes)?;
+        let writer = Writer::begin(taken.file, header).await?;
+        writer.name(disk, dir, &taken.path).await?;
+        self.shared.state.lock().segments.insert(header.sequence, Segment::new(header));
+        self.shared.sealer.notify_one();
         Ok(writer)
     }
 
-    /// Ends the segment: the next block begins a new one, and the keeper may touch this one.
-    fn seal(&mut self) {
-        if let Some(active) = self.active.take() {
-            let mut state = self.shared.state.lock();
-            if let Some(account) = state.segments.get_mut(&active.header.sequence) {
-                account.sealed = true;
-            }
+    /// Ends the segment and begins the next one: the keeper may touch what is full.
+    async fn begin_next(&mut self) -> io::Result<()> {
+        if self.active.is_some() {
+            self.seal();
+            self.active = Some(self.begin_segment(0).await?);
         }
-        self.shared.keep.notify_one();
+        Ok(())
     }
 
-    fn publish(&self, writes: &[Write], places: Vec<Place>) {
+    /// Ends the segment: the next block begins a new one.
+    fn seal(&mut self) {
+        if let Some(active) = self.active.take()
+            && let Some(account) =
+                self.shared.state.lock().segments.get_mut(&active.header.sequence)
+        {
+            account.stage = Stage::Full;
+        }
+        self.shared.sealer.notify_one();
+    }
+
+    fn publish(&self, writes: &[Write], places: Vec<(Place, Head)>) {
         let mut state = self.shared.state.lock();
         let mut places = places.into_iter();
         let mut changed = Vec::new();
         for write in writes {
             for (ticket, frame) in &write.frames {
-                if let Some(place) = places.next() {
-                    state.publish(*ticket, frame, place);
+                if let Some((place, head)) = places.next() {
+                    state.publish(*ticket, &head, place);
                 }
-                changed.extend(state.groups.get(&frame.group).map(|known| known.changed.clone()));
+                let group = state.groups.get(&frame.head.group);
+                changed.extend(group.map(|known| known.changed.clone()));
             }
             state.bury(&write.dying);
         }

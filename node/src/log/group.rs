@@ -1,93 +1,108 @@
-//! What the log knows of one group: an index of its entries, and its newest marks.
+//! What the log knows of one group: where its entries lie, and its newest marks.
 //!
-//! Pure. Invariants: the entries are consecutive and follow the purge point; those before `stored`
-//! are durable. A `place` is where the newest *durable* frame lies, even when a newer value waits
-//! to be written. Must not know about files.
+//! Pure. Entries of sealed segments are known as runs: one record for each segment, about 60 bytes
+//! for what may be megabytes. Entries of younger segments, and those whose payload is in memory,
+//! have a slot each.
+//!
+//! ```text
+//!  purged |  run  |   run   |  run  |
+//!                       | slot slot slot slot slot slot     (may overlap the runs: the hot tail)
+//!         first         base              ^ durable       next
+//! ```
+//!
+//! Invariants: entries are consecutive and follow the purge point; slots end at `next`, and what lies
+//! before `base` is in runs; all in runs is durable. A `place` is where the newest *durable* frame
+//! lies, even when a newer value waits to be written. Must not know about files.
 
-use std::collections::{BTreeMap, VecDeque};
+mod marks;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::frame::{HEAD_BYTES, Head};
+use super::leaders::Leaders;
+use super::segment::directory::Part;
 use super::{EntryId, EntryKind, GroupState};
 
-/// Where a durable frame lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) use marks::{Checkpoint, Kept, keep};
+pub(super) use run::Run;
+
+/// Where the head of a durable frame begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) segment: u64,
     pub(super) offset: u64,
-    pub(super) len: u64,
 }
 
-/// Bytes that die when the write that made them useless is durable, by segment.
+/// Entries that die when the write that made them useless is durable, by segment.
 #[derive(Debug, Default)]
 pub(super) struct Dying(pub(super) BTreeMap<u64, DyingIn>);
 
-/// Frames that die in one segment.
+/// Entries that die in one segment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct DyingIn {
     pub(super) bytes: u64,
     pub(super) entries: u64,
+    /// Of the bytes, those of groups that were removed.
+    pub(super) removed_bytes: u64,
 }
 
 impl Dying {
-    fn mark(&mut self, place: Option<Place>) {
-        if let Some(place) = place {
-            self.0.entry(place.segment).or_default().bytes += place.len;
-        }
-    }
-
-    fn entry(&mut self, place: Option<Place>) {
-        self.mark(place);
-        if let Some(place) = place {
-            self.0.entry(place.segment).or_default().entries += 1;
-        }
+    fn add(&mut self, segment: u64, entries: u64, bytes: u64) {
+        let dying = self.0.entry(segment).or_default();
+        dying.entries += entries;
+        dying.bytes += bytes;
     }
 }
 
-/// One entry of the index.
+/// One entry that has a place in memory of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
-    pub(super) id: EntryId,
-    pub(super) kind: EntryKind,
     /// Tells this entry from others that were once at its index.
     pub(super) ticket: u64,
-    pub(super) len: usize,
+    pub(super) stamp_ms: u64,
+    /// Length of the payload.
+    pub(super) len: u32,
     pub(super) place: Option<Place>,
     /// In memory: until it is durable, then while the tail's budget allows.
-    pub(super) payload: Option<Bytes>,
+    pub(super) payload: Option<(EntryKind, Bytes)>,
 }
 
-/// A value and where its newest durable frame lies.
-#[derive(Clone, Debug)]
-pub(super) struct Kept<T> {
-    pub(super) value: T,
-    pub(super) place: Option<Place>,
+impl Slot {
+    /// Bytes of its frame.
+    pub(super) fn bytes(&self) -> u64 {
+        HEAD_BYTES as u64 + u64::from(self.len)
+    }
 }
-
-/// Sets the value and keeps the place, which stays the durable one until the new frame is.
-pub(super) fn keep<T>(kept: &mut Option<Kept<T>>, value: T) {
-    let place = kept.as_ref().and_then(|kept| kept.place);
-    *kept = Some(Kept { value, place });
-}
-
-/// A machine's state and the last entry it covers.
-pub(super) type Checkpoint = (EntryId, Bytes);
 
 /// One group.
 #[derive(Default)]
 pub(super) struct Group {
     pub(super) removed: bool,
-    /// Its tombstone is durable.
-    pub(super) buried: bool,
+    /// Its newest durable tombstone.
+    pub(super) tombstone: Option<Place>,
     pub(super) purged: Option<Kept<EntryId>>,
     pub(super) vote: Option<Kept<Bytes>>,
     pub(super) committed: Option<Kept<Option<EntryId>>>,
-    /// At most two, by rising index: the newest, and the one to fall back on.
-    pub(super) checkpoints: Vec<Kept<Checkpoint>>,
+    /// Rising by index: all above the purge point, and the newest at or below it.
+    pub(super) checkpoints: Vec<Checkpoint>,
+    /// Entries whose bytes are damaged, with what their heads said, where that is known.
+    pub(super) faulty: BTreeMap<u64, Option<Head>>,
+    /// Entries that were written again because they were damaged.
+    pub(super) repairs: BTreeMap<u64, Place>,
+    leaders: Leaders,
+    runs: VecDeque<Run>,
     slots: VecDeque<Slot>,
-    stored: usize,
+    /// Index of the first slot.
+    base: u64,
+    /// Index behind the last durable entry.
+    durable_next: u64,
     /// Fires when entries became durable or went away.
     pub(super) changed: Arc<Notify>,
 }
@@ -95,7 +110,7 @@ pub(super) struct Group {
 impl Group {
     /// Index of the next entry.
     pub(super) fn next(&self) -> u64 {
-        self.first() + self.slots.len() as u64
+        self.base + self.slots.len() as u64
     }
 
     /// Index of the first entry, if there is one.
@@ -105,7 +120,13 @@ impl Group {
 
     /// Index of the last durable entry, or the purge point.
     pub(super) fn durable(&self) -> Option<u64> {
-        (self.first() + self.stored as u64).checked_sub(1)
+        self.durable_next.checked_sub(1)
+    }
+
+    /// Id of the entry at `index`.
+    pub(super) fn id(&self, index: u64) -> Option<EntryId> {
+        let known = (self.first()..self.next()).contains(&index);
+        known.then(|| self.leaders.id(index)).flatten()
     }
 
     /// Whether there is anything to know of the group.
@@ -114,102 +135,185 @@ impl Group {
             && self.vote.is_none()
             && self.committed.as_ref().is_none_or(|committed| committed.value.is_none())
             && self.checkpoints.is_empty()
-            && self.slots.is_empty()
+            && self.next() == 0
     }
 
-    /// The entry at `index`.
+    /// The entry at `index`, if it has a slot.
     pub(super) fn slot(&self, index: u64) -> Option<&Slot> {
-        let at = index.checked_sub(self.first())?;
+        let at = index.checked_sub(self.base)?;
         self.slots.get(usize::try_from(at).ok()?)
     }
 
-    /// The entry at `index`.
+    /// The entry at `index`, if it has a slot.
     pub(super) fn slot_mut(&mut self, index: u64) -> Option<&mut Slot> {
-        let at = index.checked_sub(self.first())?;
+        let at = index.checked_sub(self.base)?;
         self.slots.get_mut(usize::try_from(at).ok()?)
     }
 
+    /// The run with the entry at `index`.
+    pub(super) fn run(&self, index: u64) -> Option<&Run> {
+        let at = self.runs.partition_point(|run| run.end() <= index);
+        self.runs.get(at).filter(|run| run.first <= index)
+    }
+
+    /// The runs, rising.
+    pub(super) fn runs(&self) -> impl DoubleEndedIterator<Item = &Run> {
+        self.runs.iter()
+    }
+
+    /// The slots that no run covers, with their indexes.
+    pub(super) fn young_slots(&self) -> impl Iterator<Item = (u64, &Slot)> {
+        let from = self.runs_end().max(self.base);
+        let slots = (self.base..).zip(&self.slots);
+        slots.skip((from - self.base) as usize)
+    }
+
+    /// Where the newest durable frame of the entry at `index` lies, when that is known without
+    /// looking into a footer.
+    pub(super) fn place(&self, index: u64) -> Option<Place> {
+        if let Some(repaired) = self.repairs.get(&index) {
+            return Some(*repaired);
+        }
+        if index < self.runs_end() {
+            return None;
+        }
+        self.slot(index)?.place
+    }
+
     /// Appends an entry, which must follow the last.
-    pub(super) fn push(&mut self, slot: Slot) {
-        assert_eq!(slot.id.index, self.next(), "entries are consecutive");
+    pub(super) fn push(&mut self, id: EntryId, slot: Slot) {
+        assert_eq!(id.index, self.next(), "entries are consecutive");
+        self.leaders.push(id);
         self.slots.push_back(slot);
+    }
+
+    /// Appends a sealed segment's entries, which must follow the last; there are no slots yet.
+    pub(super) fn push_run(&mut self, run: Run, leaders: &Leaders) {
+        assert!(run.first == self.next() && self.slots.is_empty(), "entries are consecutive");
+        self.leaders.extend(leaders);
+        self.base = run.end();
+        self.durable_next = run.end();
+        self.runs.push_back(run);
     }
 
     /// The entry at `index` is durable now; those before it are too.
     pub(super) fn stored_upto(&mut self, index: u64) {
-        let stored = (index + 1 - self.first()) as usize;
-        assert!(stored <= self.slots.len(), "a durable entry is in the index");
-        self.stored = self.stored.max(stored);
+        assert!(index < self.next(), "a durable entry is in the index");
+        self.durable_next = self.durable_next.max(index + 1);
     }
 
-    /// Removes the entries from `index` on, and the checkpoints that cover any of them.
-    pub(super) fn truncate_from(&mut self, index: u64, dying: &mut Dying) -> Vec<Slot> {
-        let stay = index.saturating_sub(self.first()).min(self.slots.len() as u64) as usize;
-        let gone: Vec<Slot> = self.slots.drain(stay..).collect();
-        gone.iter().for_each(|slot| dying.entry(slot.place));
-        self.stored = self.stored.min(stay);
-        self.checkpoints.retain(|kept| {
-            let stays = kept.value.0.index < index;
-            if !stays {
-                dying.mark(kept.place);
-            }
-            stays
-        });
-        gone
+    /// The segment got its footer: its entries that still count become a run.
+    pub(super) fn seal(&mut self, segment: u64, part: &Part) {
+        let from = part.first.max(self.runs_end()).max(self.base);
+        let here = |index: &u64| {
+            self.slot(*index).and_then(|slot| slot.place).is_some_and(|at| at.segment == segment)
+        };
+        let count = (from..part.end()).take_while(here).count() as u64;
+        if count > 0 {
+            self.runs.push_back(Run::of(segment, part, from, count));
+        }
+        self.drop_cold();
     }
 
-    /// Removes the entries up to `upto`.
-    pub(super) fn purge(&mut self, upto: EntryId, dying: &mut Dying) -> Vec<Slot> {
-        let count = (upto.index + 1).saturating_sub(self.first()).min(self.slots.len() as u64);
-        let gone: Vec<Slot> = self.slots.drain(..count as usize).collect();
-        gone.iter().for_each(|slot| dying.entry(slot.place));
-        self.stored = self.stored.saturating_sub(count as usize);
-        keep(&mut self.purged, upto);
-        gone
-    }
-
-    /// Adds a checkpoint; the two that cover most stay.
-    pub(super) fn add_checkpoint(&mut self, checkpoint: Checkpoint, dying: &mut Dying) {
-        let index = checkpoint.0.index;
-        let same = self.checkpoints.iter().position(|kept| kept.value.0.index == index);
-        let place = same.and_then(|at| self.checkpoints.remove(at).place);
-        self.checkpoints.push(Kept { value: checkpoint, place });
-        self.checkpoints.sort_by_key(|kept| kept.value.0.index);
-        if self.checkpoints.len() > 2 {
-            dying.mark(self.checkpoints.remove(0).place);
+    /// Lets go of slots that runs cover and whose payload is not in memory.
+    pub(super) fn drop_cold(&mut self) {
+        let covered = self.runs_end();
+        while self.base < covered && self.slots.front().is_some_and(|slot| slot.payload.is_none()) {
+            self.slots.pop_front();
+            self.base += 1;
         }
     }
 
-    /// Forgets everything.
-    pub(super) fn remove(&mut self, dying: &mut Dying) -> Vec<Slot> {
-        let old = std::mem::take(self);
-        old.slots.iter().for_each(|slot| dying.entry(slot.place));
-        dying.mark(old.purged.and_then(|kept| kept.place));
-        dying.mark(old.vote.and_then(|kept| kept.place));
-        dying.mark(old.committed.and_then(|kept| kept.place));
-        old.checkpoints.iter().for_each(|kept| dying.mark(kept.place));
-        self.removed = true;
-        self.changed = old.changed;
-        old.slots.into()
+    /// Puts a run in the place of all runs in `sources`: it holds what counted in them at some time.
+    pub(super) fn rewrite(&mut self, sources: &BTreeSet<u64>, segment: u64, part: &Part) -> u64 {
+        let old = |run: &&Run| sources.contains(&run.segment);
+        let Some(first) = self.runs.iter().find(old).map(|run| run.first) else { return 0 };
+        let end = self.runs.iter().rev().find(old).map_or(first, Run::end);
+        assert!(part.first <= first && end <= part.end(), "what counts was copied");
+        self.runs.retain(|run| !sources.contains(&run.segment));
+        let at = self.runs.partition_point(|run| run.first < first);
+        let run = Run::of(segment, part, first, end - first);
+        let bytes = run.bytes;
+        self.runs.insert(at, run);
+        bytes
     }
 
-    /// Where its durable frames lie, and whether each is an entry's.
-    pub(super) fn places(&self) -> impl Iterator<Item = (Place, bool)> {
-        let entries = self.slots.iter().filter_map(|slot| slot.place).map(|place| (place, true));
-        let marks = [
-            self.purged.as_ref().and_then(|kept| kept.place),
-            self.vote.as_ref().and_then(|kept| kept.place),
-            self.committed.as_ref().and_then(|kept| kept.place),
-        ];
-        let checkpoints = self.checkpoints.iter().map(|kept| kept.place);
-        let marks = marks.into_iter().chain(checkpoints).flatten().map(|place| (place, false));
-        entries.chain(marks)
+    /// Removes the entries from `index` on, and the checkpoints that cover any of them. Gives back
+    /// those that had slots.
+    pub(super) fn truncate_from(&mut self, index: u64, dying: &mut Dying) -> Vec<Slot> {
+        let from = index.max(self.first()).min(self.next());
+        let covered = self.runs_end();
+        while let Some(run) = self.runs.back_mut().filter(|run| run.end() > from) {
+            run.cut_from(from, dying);
+            if run.count == 0 {
+                self.runs.pop_back();
+            }
+        }
+        let stay = from.saturating_sub(self.base).min(self.slots.len() as u64);
+        let gone: Vec<Slot> = self.slots.drain(stay as usize..).collect();
+        slots_die(&gone, self.base + stay, covered, dying);
+        self.base = self.base.min(from);
+        self.leaders.truncate_from(from);
+        self.durable_next = self.durable_next.min(from);
+        self.faulty.split_off(&from);
+        self.repairs.split_off(&from);
+        self.checkpoints.retain(|kept| kept.id.index < index);
+        gone
+    }
+
+    /// Removes the entries up to `upto`. Gives back those that had slots.
+    pub(super) fn purge(&mut self, upto: EntryId, dying: &mut Dying) -> Vec<Slot> {
+        let to = upto.index.saturating_add(1);
+        let covered = self.runs_end();
+        while let Some(run) = self.runs.front_mut().filter(|run| run.first < to) {
+            run.cut_before(to, dying);
+            if run.count == 0 {
+                self.runs.pop_front();
+            }
+        }
+        let count = to.saturating_sub(self.base).min(self.slots.len() as u64);
+        let gone: Vec<Slot> = self.slots.drain(..count as usize).collect();
+        slots_die(&gone, self.base, covered, dying);
+        self.base = self.base.max(to);
+        match self.next() > to {
+            true => self.leaders.forget_before(to),
+            false => self.leaders.clear(),
+        }
+        self.durable_next = self.durable_next.max(to);
+        self.faulty = self.faulty.split_off(&to);
+        self.repairs = self.repairs.split_off(&to);
+        keep(&mut self.purged, upto);
+        self.drop_old_checkpoints();
+        gone
+    }
+
+    /// Forgets everything. Gives back the entries that had slots.
+    pub(super) fn remove(&mut self, dying: &mut Dying) -> Vec<Slot> {
+        let old = std::mem::take(self);
+        old.runs.iter().for_each(|run| dying.add(run.segment, run.count, run.bytes));
+        let covered = old.runs_end();
+        let slots: Vec<Slot> = old.slots.into();
+        slots_die(&slots, old.base, covered, dying);
+        dying.0.values_mut().for_each(|dead| dead.removed_bytes = dead.bytes);
+        self.removed = true;
+        self.tombstone = old.tombstone;
+        self.changed = old.changed;
+        slots
+    }
+
+    /// Whether anything that counts lies in the segment.
+    pub(super) fn lives_in(&self, segment: u64) -> bool {
+        let here = |place: &Place| place.segment == segment;
+        self.runs.iter().any(|run| run.segment == segment)
+            || self.young_slots().any(|(_, slot)| slot.place.as_ref().is_some_and(here))
+            || self.mark_places().any(|place| place.segment == segment)
+            || self.repairs.values().any(here)
     }
 
     /// The last entry, or the purge point.
     pub(super) fn last(&self) -> Option<EntryId> {
-        let purged = self.purged.as_ref().map(|kept| kept.value);
-        self.slots.back().map(|slot| slot.id).or(purged)
+        let last = self.next().checked_sub(1).and_then(|index| self.id(index));
+        last.or(self.purged.as_ref().map(|kept| kept.value))
     }
 
     /// What may be told of the group.
@@ -221,93 +325,30 @@ impl Group {
             (Some(committed), Some(_)) => Some(committed),
             _ => None,
         };
-        let valid = |kept: &&Kept<Checkpoint>| self.holds(kept.value.0);
         GroupState {
             purged: self.purged.as_ref().map(|kept| kept.value),
             last,
             vote: self.vote.as_ref().map(|kept| kept.value.clone()),
             committed,
-            checkpoint: self.checkpoints.iter().rev().find(valid).map(|kept| kept.value.clone()),
+            checkpoint: self.checkpoints().last().copied(),
         }
     }
 
     /// Whether exactly this entry is in the log, or is the purge point.
     pub(super) fn holds(&self, id: EntryId) -> bool {
-        self.slot(id.index).is_some_and(|slot| slot.id == id)
-            || self.purged.as_ref().is_some_and(|kept| kept.value == id)
+        self.id(id.index) == Some(id) || self.purged.as_ref().is_some_and(|kept| kept.value == id)
+    }
+
+    fn runs_end(&self) -> u64 {
+        self.runs.back().map_or(0, Run::end)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use tristream_proto::domain::NodeId;
-
-    use super::*;
-
-    fn id(term: u64, index: u64) -> EntryId {
-        EntryId { term, node: NodeId(1), index }
-    }
-
-    fn filled(entries: u64) -> Group {
-        let mut group = Group::default();
-        for index in 0..entries {
-            group.push(Slot {
-                id: id(1, index),
-                kind: EntryKind::Command,
-                ticket: index,
-                len: 1,
-                place: Some(Place { segment: index / 4, offset: index, len: 10 }),
-                payload: None,
-            });
+/// The slots from `first` on are gone. Those that runs cover were counted there.
+fn slots_die(slots: &[Slot], first: u64, covered: u64, dying: &mut Dying) {
+    for (index, slot) in (first..).zip(slots) {
+        if let Some(place) = slot.place.filter(|_| index >= covered) {
+            dying.add(place.segment, 1, slot.bytes());
         }
-        group
-    }
-
-    #[test]
-    fn truncation_takes_entries_durability_and_checkpoints() {
-        let (mut group, mut dying) = (filled(8), Dying::default());
-        group.stored_upto(7);
-        group.add_checkpoint((id(1, 2), Bytes::from_static(b"two")), &mut dying);
-        group.add_checkpoint((id(1, 6), Bytes::from_static(b"six")), &mut dying);
-        let gone = group.truncate_from(3, &mut dying);
-        assert_eq!(gone.len(), 5);
-        assert_eq!(group.durable(), Some(2));
-        assert_eq!(group.next(), 3);
-        assert_eq!(group.state().checkpoint, Some((id(1, 2), Bytes::from_static(b"two"))));
-        assert_eq!((dying.0[&0].entries, dying.0[&0].bytes), (1, 10));
-        assert_eq!((dying.0[&1].entries, dying.0[&1].bytes), (4, 40));
-    }
-
-    #[test]
-    fn purging_beyond_the_end_leaves_the_purge_point_as_last() {
-        let (mut group, mut dying) = (filled(3), Dying::default());
-        group.stored_upto(2);
-        group.purge(id(4, 9), &mut dying);
-        assert_eq!(group.state().last, Some(id(4, 9)));
-        assert_eq!((group.durable(), group.next(), group.first()), (Some(9), 10, 10));
-    }
-
-    #[test]
-    fn a_checkpoint_of_another_entry_than_the_one_in_the_log_is_not_told() {
-        let (mut group, mut dying) = (filled(5), Dying::default());
-        group.add_checkpoint((id(1, 1), Bytes::from_static(b"right")), &mut dying);
-        group.add_checkpoint((id(2, 3), Bytes::from_static(b"other term")), &mut dying);
-        assert_eq!(group.state().checkpoint, Some((id(1, 1), Bytes::from_static(b"right"))));
-    }
-
-    #[test]
-    fn a_checkpoint_ahead_of_the_log_counts_once_the_purge_reaches_it() {
-        let (mut group, mut dying) = (filled(5), Dying::default());
-        group.add_checkpoint((id(2, 30), Bytes::from_static(b"snapshot")), &mut dying);
-        assert_eq!(group.state().checkpoint, None);
-        group.purge(id(2, 30), &mut dying);
-        assert_eq!(group.state().checkpoint, Some((id(2, 30), Bytes::from_static(b"snapshot"))));
-    }
-
-    #[test]
-    fn committed_never_exceeds_the_last_entry() {
-        let mut group = filled(5);
-        keep(&mut group.committed, Some(id(1, 9)));
-        assert_eq!(group.state().committed, Some(id(1, 4)));
     }
 }

@@ -5,34 +5,55 @@
 //! before it is reported. Must not know Raft's rules or what a payload means.
 //!
 //! ```text
-//!  append, save_vote, ..  apply to the index and queue, under one lock      (write, state, group)
+//!  append, save_vote, ..  apply to the index and queue, under one lock    (write, state, group)
 //!          |  bounded queue
-//!      committer          drain, one block, one sync, publish, call back (committer, segment, frame)
+//!      committer          drain, one block, one sync, publish, call back  (committer, writer, segment)
 //!          |
-//!  0000000001.seg 0000000002.seg ..                                        (recovery)
+//!  0000000001.seg 0000000002.seg ..      files from the pool              (pool, files)
 //!          |
-//!   keeper    read        drop or rewrite what is mostly dead; serve from memory or file
+//!      sealer             footers of full segments: memory keeps runs     (sealer)
+//!      keeper             give up or rewrite what is mostly dead          (keeper, carry, rewrite)
+//!      scrubber           look for damage before somebody needs it        (scrub, mend)
+//!          |
+//!   read, find            from memory, or footer and file                 (read, find, fetch)
+//!
+//!   open                  footers first, blocks of the newest segments    (recovery, scan)
 //! ```
 //!
-//! A write or sync that fails stops the log: everything pending and everything later gets an error,
-//! and nothing is tried again. Whether what got an error is on disk, nobody knows before the next
-//! `open`.
+//! Memory beside the tail's budget: a record of about 60 bytes for each group and sealed segment
+//! that has entries of it (a hundred thousandth of the data), and about 120 bytes for each entry of
+//! the newest segment.
+//!
+//! A write or sync of the committer that fails stops the log: everything pending and everything
+//! later gets an error, and nothing is tried again. Whether what got an error is on disk, nobody
+//! knows before the next `open`.
 
+mod carry;
 mod committer;
+mod fetch;
+mod files;
+mod find;
 mod frame;
 mod group;
 mod keeper;
-// Until the committer and the keeper use it.
-#[allow(dead_code)]
+mod leaders;
+mod mend;
+mod pace;
 mod pool;
 mod read;
 mod recovery;
+mod retired;
+mod rewrite;
+mod scan;
+mod scrub;
+mod sealer;
 mod segment;
 mod state;
 mod tail;
 #[cfg(test)]
 mod tests;
 mod write;
+mod writer;
 
 use std::io;
 use std::ops::Range;
@@ -51,7 +72,9 @@ use crate::metrics::Metrics;
 use crate::tasks::{Kind, Tasks};
 
 use committer::Committer;
+use files::Files;
 use group::Group;
+use pool::Pool;
 use state::{Done, State, Stop};
 
 /// Identity of an entry: Raft's log id.
@@ -84,6 +107,9 @@ pub struct Entry {
     pub id: EntryId,
     /// What it is.
     pub kind: EntryKind,
+    /// When its records arrived, in milliseconds since 1970: whoever appends says so. 0: it has no
+    /// stamp. The stamps of a group are expected not to fall.
+    pub stamp_ms: u64,
     /// Its bytes.
     pub payload: Bytes,
 }
@@ -99,8 +125,30 @@ pub struct GroupState {
     pub vote: Option<Bytes>,
     /// The newest committed id that was saved, never beyond `last`.
     pub committed: Option<EntryId>,
-    /// The newest checkpoint and the last entry it covers; never beyond `last`.
-    pub checkpoint: Option<(EntryId, Bytes)>,
+    /// The last entry that the newest checkpoint covers; never beyond `last`.
+    pub checkpoint: Option<EntryId>,
+}
+
+/// An entry's bytes are damaged: it did happen, and its bytes are to be had from a replica that holds
+/// it. Inside an `io::Error` of kind `InvalidData`. Trying again helps once it is repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("group {group}: entry {index} is damaged on disk")]
+pub struct Faulty {
+    /// Its group.
+    pub group: GroupId,
+    /// Its index.
+    pub index: u64,
+}
+
+impl Faulty {
+    /// The damaged entry, if that is what the error is about.
+    pub fn of(error: &io::Error) -> Option<Faulty> {
+        error.get_ref()?.downcast_ref::<Faulty>().copied()
+    }
+
+    fn error(self) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, self)
+    }
 }
 
 /// Called once when a write is durable, or failed.
@@ -111,12 +159,32 @@ pub type Flushed = Box<dyn FnOnce(io::Result<()>) + Send>;
 pub struct Config {
     /// Folder of the segments.
     pub dir: PathBuf,
-    /// A segment is sealed when it reaches this size.
+    /// Size of a segment's file. One that holds a block larger than this is longer.
     pub segment_bytes: u64,
     /// Bytes of recent payloads kept in memory for replication, apply and readers.
     pub tail_bytes: usize,
     /// Bytes that may wait for the commit thread; appends beyond it wait for room.
     pub queue_bytes: usize,
+    /// How fast segments are rewritten, to give space back and to bring a group's entries together.
+    /// 0: not at all.
+    pub rewrite_bytes_per_second: u64,
+    /// How fast sealed segments are read again, to find damage before somebody needs what is
+    /// damaged. 0: not at all.
+    pub scrub_bytes_per_second: u64,
+}
+
+impl Config {
+    /// The settings that most want, in `dir`.
+    pub fn new(dir: PathBuf) -> Config {
+        Config {
+            dir,
+            segment_bytes: 256 << 20,
+            tail_bytes: 128 << 20,
+            queue_bytes: 64 << 20,
+            rewrite_bytes_per_second: 64 << 20,
+            scrub_bytes_per_second: 8 << 20,
+        }
+    }
 }
 
 /// The log of a node. Clones are handles.
@@ -139,14 +207,22 @@ struct Shared {
     entropy: Arc<dyn Entropy>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    /// Tells this log's segments from another's.
+    log: u64,
+    files: Files,
+    pool: Pool,
     state: Mutex<State>,
     /// Bytes of the queue that are free.
     room: Arc<Semaphore>,
     room_bytes: usize,
     /// Wakes the committer.
     work: Notify,
+    /// Wakes the sealer.
+    sealer: Notify,
     /// Wakes the keeper.
     keep: Notify,
+    /// Held by whoever makes a lost footer again.
+    mending: Semaphore,
     /// Fires when the committer has ended.
     ended: CancellationToken,
 }
@@ -176,12 +252,12 @@ impl Shared {
 }
 
 impl Log {
-    /// Opens or creates the log: scans what is there, cuts a torn tail, rewrites the unproven tail
-    /// durably.
+    /// Opens or creates the log: reads the footers, scans the newest segments, drops a torn tail,
+    /// writes the unproven tail again, durably.
     ///
     /// # Errors
-    /// `InvalidData`: damage that is no torn tail; `Unsupported`: written by a newer version.
-    /// Nothing was changed then. Others: the disk's; trying again is safe.
+    /// `InvalidData`: damage that is no torn tail, and that repairing single entries cannot heal;
+    /// `Unsupported`: written by another version. Nothing was changed then. Others: the disk's; trying again is safe.
     pub async fn open(
         config: Config,
         disk: Arc<dyn Disk>,
@@ -189,7 +265,15 @@ impl Log {
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> io::Result<Log> {
-        let recovered = recovery::recover(&config.dir, &*disk, &*entropy, &metrics).await?;
+        let began = tokio::time::Instant::now();
+        recovery::names::settle(&config.dir, &*disk)?;
+        let survey = recovery::survey(&config.dir, &disk).await?;
+        let segment_bytes = config.segment_bytes;
+        let pool_metrics = Arc::clone(&metrics);
+        let (pool_disk, dir) = (Arc::clone(&disk), config.dir.clone());
+        let pool = Pool::open(pool_disk, dir, segment_bytes, &tasks, pool_metrics).await?;
+        let recovered = survey.recover(&config.dir, &disk, &*entropy, &pool, &metrics).await?;
+        metrics.set_log_open(began.elapsed());
         let room_bytes = config.queue_bytes.clamp(1, (u32::MAX >> 4) as usize);
         let shared = Arc::new(Shared {
             config,
@@ -197,16 +281,24 @@ impl Log {
             entropy,
             tasks: tasks.clone(),
             metrics,
+            log: recovered.log,
+            files: recovered.files,
+            pool,
             state: Mutex::new(recovered.state),
             room: Arc::new(Semaphore::new(room_bytes)),
             room_bytes,
             work: Notify::new(),
+            sealer: Notify::new(),
             keep: Notify::new(),
+            mending: Semaphore::new(1),
             ended: CancellationToken::new(),
         });
-        let committer = Committer::new(Arc::clone(&shared), recovered.active, recovered.next);
+        let committer = Committer::new(Arc::clone(&shared), recovered.active, recovered.next_batch);
         tasks.spawn_to_end(Kind::Committer, committer.run());
+        tasks.spawn(Kind::LogKeeper, sealer::run(Arc::clone(&shared)));
         tasks.spawn(Kind::LogKeeper, keeper::run(Arc::clone(&shared)));
+        tasks.spawn(Kind::LogKeeper, scrub::run(Arc::clone(&shared)));
+        shared.sealer.notify_one();
         shared.keep.notify_one();
         Ok(Log { shared })
     }
@@ -227,6 +319,13 @@ impl Log {
     /// A removed id is never used again. Removing twice, or what is not there, is fine.
     pub async fn remove(&self, group: GroupId) -> io::Result<()> {
         self.shared.remove(group).await
+    }
+
+    /// Entries that are known to be damaged, to be fetched from peers and given to
+    /// `GroupLog::repair`. Those of segments with a footer are known once a read or the scrubber has
+    /// met them.
+    pub fn faulty(&self) -> Vec<(GroupId, u64)> {
+        self.shared.state.lock().faulty()
     }
 
     /// Makes everything accepted so far durable and closes the segment. The node is stopping.
@@ -288,16 +387,60 @@ impl GroupLog {
     ///
     /// One of an entry that the log does not hold (a snapshot from the leader, before its `purge`)
     /// is kept but not reported until it does; one below the purge point is not reported any more.
-    /// Of many, the two that cover most are kept. Waits only for room in the queue.
+    /// All above the purge point are kept, and the newest at or below it. Waits only for room in the
+    /// queue.
     pub async fn checkpoint(&self, applied: EntryId, state: Bytes) -> io::Result<()> {
         self.shared.checkpoint(self.group, applied, state).await
     }
 
-    /// Entries of `range` from its start, up to about `bytes_max` (at least one when there is one).
-    /// Ends early at the end of the log. Asking below the purge point is an error.
+    /// The last entries that the kept checkpoints cover, rising: those above the purge point, and the
+    /// one at it.
+    pub fn checkpoints(&self) -> Vec<EntryId> {
+        let state = self.shared.state.lock();
+        state.groups.get(&self.group).map(Group::checkpoints).unwrap_or_default()
+    }
+
+    /// The state of the checkpoint that covers exactly up to `applied`; `None` when there is none, or
+    /// none any more.
     ///
     /// # Errors
-    /// `InvalidInput`: below the purge point. `InvalidData`: damaged on disk; never wrong data.
+    /// `InvalidData`: damaged on disk; it is not told of any more then. Others: the disk's. Trying
+    /// again is safe.
+    pub async fn read_checkpoint(&self, applied: EntryId) -> io::Result<Option<Bytes>> {
+        self.shared.read_checkpoint(self.group, applied).await
+    }
+
+    /// Index of the first entry whose stamp is at least `stamp_ms`, or of one without a stamp right
+    /// before it; `None` when there is none.
+    ///
+    /// # Errors
+    /// The disk's. Trying again is safe.
+    pub async fn find_stamp(&self, stamp_ms: u64) -> io::Result<Option<u64>> {
+        self.shared.find_stamp(self.group, stamp_ms).await
+    }
+
+    /// Puts right an entry that is damaged here: `entry` comes from a replica that holds it. Durable
+    /// when it returns. One that is not known to be damaged is left as it is.
+    ///
+    /// # Errors
+    /// `InvalidInput`: it is not the entry that lies here. Others: the log stopped. Nothing changed.
+    pub async fn repair(&self, entry: Entry) -> io::Result<()> {
+        self.shared.repair(self.group, entry).await
+    }
+
+    /// Whether entries are known to be damaged, and not repaired yet.
+    pub fn is_damaged(&self) -> bool {
+        let state = self.shared.state.lock();
+        state.groups.get(&self.group).is_some_and(|group| !group.faulty.is_empty())
+    }
+
+    /// Entries of `range` from its start, up to about `bytes_max` (at least one when there is one).
+    /// Ends early at the end of the log, and before an entry that is damaged. Asking below the purge
+    /// point is an error.
+    ///
+    /// # Errors
+    /// `InvalidInput`: below the purge point. `InvalidData` with `Faulty` inside: the first one is
+    /// damaged on disk; never wrong data.
     pub async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         self.shared.read(self.group, range, bytes_max).await
     }

@@ -20,17 +20,19 @@
 //! 28  u32      crc32c of bytes 0..28
 //! ```
 
+mod pace;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::disk::{Disk, File, Open};
@@ -40,10 +42,7 @@ use crate::tasks::{Kind, Tasks};
 /// Ready files that are kept; what is given beyond is removed.
 const READY_MAX: usize = 2;
 /// Zeros are written and synced in pieces of this size, so that a commit never waits for many.
-const PIECE_BYTES: u64 = 4 << 20;
-/// Zeros per second: a log that writes faster takes what was given, or files that grow, whose
-/// journal commits weigh little beside that much data.
-const FILL_BYTES_PER_SECOND: u64 = 64 << 20;
+const PIECE_BYTES: u64 = 1 << 20;
 /// One part in so many of the disk stays free of zeros: they must not make the disk full.
 const SPARE_PART: u64 = 10;
 const MARK_BYTES: usize = 32;
@@ -75,6 +74,8 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes the filling task.
     wanted: Notify,
+    /// What the log wrote so far.
+    written: AtomicU64,
 }
 
 #[derive(Default)]
@@ -102,8 +103,8 @@ impl Pool {
         metrics: Arc<Metrics>,
     ) -> io::Result<Pool> {
         let state = recover(&*disk, &dir, segment_bytes).await?;
-        let (state, wanted) = (Mutex::new(state), Notify::new());
-        let shared = Arc::new(Shared { disk, dir, segment_bytes, metrics, state, wanted });
+        let (state, wanted, written) = (Mutex::new(state), Notify::new(), AtomicU64::new(0));
+        let shared = Arc::new(Shared { disk, dir, segment_bytes, metrics, state, wanted, written });
         let ended = CancellationToken::new();
         let work = fill_when_wanted(Arc::clone(&shared), ended.clone());
         tasks.spawn(Kind::LogKeeper, work);
@@ -141,6 +142,11 @@ impl Pool {
         self.shared.wanted.notify_one();
     }
 
+    /// The log wrote so many bytes, which is how soon it will want a file.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.shared.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Removes a segment durably. Its file becomes ready again if it has the right length, there is
     /// room in the pool, and `file`, the only handle on it, is not in use: a reader would see the
     /// bytes change.
@@ -171,7 +177,7 @@ impl Pool {
 
     /// How many files are ready.
     #[cfg(test)]
-    fn ready(&self) -> usize {
+    pub(super) fn ready(&self) -> usize {
         self.shared.state.lock().ready.len()
     }
 }
@@ -236,6 +242,10 @@ impl Shared {
         file.write_synced(0, vec![mark(self.segment_bytes)]).await
     }
 
+    fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// A new file full of zeros, ready.
     async fn fill(&self, number: u64) -> io::Result<Taken> {
         let (unfinished, path) = (self.path("fill", number), self.path("free", number));
@@ -243,14 +253,16 @@ impl Shared {
         let filled = async {
             // In one step, so that the disk has it in one piece, and too little room shows now.
             file.allocate(self.segment_bytes).await?;
-            let mut at = 0;
+            let (mut at, mut since, mut written) = (0, Instant::now(), self.written());
             while at < self.segment_bytes {
                 let piece = PIECE_BYTES.min(self.segment_bytes - at);
                 file.write_synced(at, zeros(piece)).await?;
                 self.metrics.observe_zero_fill(piece);
                 at += piece;
-                let pause_us = piece * 1_000_000 / FILL_BYTES_PER_SECOND;
-                tokio::time::sleep(Duration::from_micros(pause_us)).await;
+                let (now, by_now) = (Instant::now(), self.written());
+                let pause = pace::pause(piece, by_now - written, now - since);
+                (since, written) = (now, by_now);
+                tokio::time::sleep(pause).await;
             }
             self.make_ready(&*file).await?;
             self.disk.rename(&unfinished, &path)
@@ -346,7 +358,8 @@ fn mark(len: u64) -> Bytes {
     to.freeze()
 }
 
-fn zeros(len: u64) -> Vec<Bytes> {
+/// So many zeros, to be written.
+pub(super) fn zeros(len: u64) -> Vec<Bytes> {
     let part = ZEROS.len() as u64;
     let lens = (0..len.div_ceil(part)).map(|at| part.min(len - at * part));
     lens.map(|len| Bytes::from_static(&ZEROS[..len as usize])).collect()

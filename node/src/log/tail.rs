@@ -11,7 +11,7 @@ use tristream_proto::domain::GroupId;
 use super::group::Slot;
 
 /// Counted for each entry besides its payload.
-const SLOT_BYTES: usize = 64;
+const SLOT_BYTES: usize = 128;
 
 /// The order in which payloads became durable.
 #[derive(Default)]
@@ -22,17 +22,17 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// The entry became durable and is in memory.
-    pub(super) fn push(&mut self, group: GroupId, slot: &Slot) {
-        self.order.push_back((group, slot.id.index, slot.ticket));
-        self.bytes += slot.len + SLOT_BYTES;
+    /// The entry at `index` became durable and is in memory.
+    pub(super) fn push(&mut self, group: GroupId, index: u64, slot: &Slot) {
+        self.order.push_back((group, index, slot.ticket));
+        self.bytes += slot.len as usize + SLOT_BYTES;
         self.held += 1;
     }
 
     /// The entry leaves the index or its payload leaves memory.
     pub(super) fn forget(&mut self, slot: &Slot) {
         if slot.place.is_some() && slot.payload.is_some() {
-            self.bytes -= slot.len + SLOT_BYTES;
+            self.bytes -= slot.len as usize + SLOT_BYTES;
             self.held -= 1;
         }
     }

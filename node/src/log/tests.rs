@@ -1,10 +1,16 @@
 //! Tests of the log as a whole, on the simulated and on the real disk.
 
 mod basics;
+mod checkpoints;
 mod crashes;
+mod faults;
 mod model;
+mod rot;
 mod space;
+mod stamps;
+mod trouble;
 
+use super::state::Stage;
 use super::*;
 use crate::disk::{Open, RealDisk, SimulatedDisk};
 use crate::entropy::OsEntropy;
@@ -39,8 +45,14 @@ impl Bench {
         dir: PathBuf,
         folder: Option<tempfile::TempDir>,
     ) -> Bench {
-        let config =
-            Config { dir, segment_bytes: 1 << 20, tail_bytes: 1 << 20, queue_bytes: 16 << 20 };
+        let config = Config {
+            segment_bytes: 1 << 20,
+            tail_bytes: 1 << 20,
+            queue_bytes: 16 << 20,
+            rewrite_bytes_per_second: 1 << 40,
+            scrub_bytes_per_second: 1 << 40,
+            ..Config::new(dir)
+        };
         let (metrics, tasks) = (Arc::new(Metrics::new()), Tasks::new());
         Bench { disk, simulated, config, metrics, tasks, log: None, _folder: folder }
     }
@@ -102,11 +114,16 @@ impl Bench {
         names.into_iter().filter(|name| name.ends_with(".seg")).collect()
     }
 
-    /// Bytes of all files of the log.
+    /// Bytes of all segments of the log.
     pub(super) fn bytes(&self) -> u64 {
         let file = |name: &String| self.disk.open(&self.config.dir.join(name), Open::Existing);
-        let names = self.disk.list(&self.config.dir).unwrap();
+        let names = self.segments();
         names.iter().map(|name| file(name).map_or(0, |file| file.len().unwrap())).sum()
+    }
+
+    /// Path of a segment.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.config.dir.join(name)
     }
 
     /// The content of a file of the log.
@@ -144,7 +161,7 @@ pub(super) fn id(term: u64, index: u64) -> EntryId {
 
 pub(super) fn entry(term: u64, index: u64) -> Entry {
     let payload = format!("payload of {index} in term {term}").into_bytes().into();
-    Entry { id: id(term, index), kind: EntryKind::Command, payload }
+    Entry { id: id(term, index), kind: EntryKind::Command, stamp_ms: 1000 + index, payload }
 }
 
 pub(super) fn entries(term: u64, range: Range<u64>) -> Vec<Entry> {
@@ -171,6 +188,16 @@ pub(super) async fn start_append(
 /// Appends and waits until it is durable.
 pub(super) async fn append(group: &GroupLog, entries: Vec<Entry>) -> io::Result<()> {
     within(start_append(group, entries).await).await
+}
+
+/// Waits until every full segment has its footer.
+pub(super) async fn sealed(log: &Log) {
+    until(|| {
+        let state = log.shared.state.lock();
+        let mut full = state.segments.iter().filter(|(_, known)| known.stage == Stage::Full);
+        !full.any(|(sequence, _)| state.has_successor(*sequence))
+    })
+    .await;
 }
 
 pub(super) async fn read_all(group: &GroupLog) -> Vec<Entry> {

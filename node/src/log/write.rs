@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tristream_proto::domain::GroupId;
 
-use super::frame::{Body, Frame, PAYLOAD_BYTES_MAX};
-use super::group::{Dying, Slot, keep};
-use super::state::{Done, State, Write};
+use super::frame::{Frame, HEAD_BYTES, Head, PAYLOAD_BYTES_MAX, What};
+use super::group::{Checkpoint, Dying, Slot, keep};
+use super::state::{Done, Stage, State, Write};
 use super::{Entry, EntryId, Shared};
 
 /// An append larger than this is cut into several blocks.
@@ -27,11 +27,13 @@ impl Shared {
     ) -> io::Result<()> {
         // Checksums are computed here: by the callers in parallel, and outside the lock.
         let result = match frames_of(group, entries) {
-            Ok(frames) => match self.room_for(frames.iter().map(Frame::len).sum()).await {
+            Ok(frames) => match self.room_for(frames.iter().map(Frame::bytes).sum()).await {
                 Ok(room) => {
                     let mut state = self.state.lock();
                     match check_follows(&mut state, group, &frames) {
                         Ok(()) => {
+                            let user = frames.iter().map(|frame| u64::from(frame.head.len)).sum();
+                            self.metrics.observe_log_user(user);
                             push_entries(&mut state, group, frames, done, room);
                             drop(state);
                             self.work.notify_one();
@@ -51,7 +53,7 @@ impl Shared {
     }
 
     pub(super) async fn truncate_after(&self, group: GroupId, last: Option<u64>) -> io::Result<()> {
-        self.change(group, 0, |state, dying| {
+        self.change(0, |state, dying| {
             let known = state.writable(group)?;
             // Nothing below the purge point is left to be removed.
             let from = last.map_or(0, |last| last.saturating_add(1)).max(known.first());
@@ -59,13 +61,13 @@ impl Shared {
             let changed = Arc::clone(&known.changed);
             state.forget(&gone);
             changed.notify_waiters();
-            Ok(Some(Body::Truncate { after: from.checked_sub(1) }))
+            Ok(Some(Frame::bare(group, What::Truncate { from })))
         })
         .await
     }
 
     pub(super) async fn purge(&self, group: GroupId, upto: EntryId) -> io::Result<()> {
-        self.change(group, 0, |state, dying| {
+        self.change(0, |state, dying| {
             let known = state.writable(group)?;
             if upto.index < known.first() {
                 return Ok(None);
@@ -74,16 +76,16 @@ impl Shared {
             let changed = Arc::clone(&known.changed);
             state.forget(&gone);
             changed.notify_waiters();
-            Ok(Some(Body::Purge { upto }))
+            Ok(Some(Frame::bare(group, What::Purge { upto })))
         })
         .await
     }
 
     pub(super) async fn save_vote(&self, group: GroupId, vote: Bytes) -> io::Result<()> {
         check_payload(group, &vote)?;
-        self.change(group, vote.len(), |state, _| {
+        self.change(vote.len(), |state, _| {
             keep(&mut state.writable(group)?.vote, vote.clone());
-            Ok(Some(Body::Vote { vote }))
+            Ok(Some(Frame::new(group, What::Vote, vote)))
         })
         .await
     }
@@ -105,26 +107,26 @@ impl Shared {
     ) -> io::Result<()> {
         check_payload(group, &machine)?;
         let room = self.room_for(machine.len()).await?;
-        let frame = Frame::new(group, Body::Checkpoint { applied, state: machine.clone() });
+        let frame = Frame::new(group, What::Checkpoint { applied }, machine.clone());
         let mut state = self.state.lock();
-        let mut dying = Dying::default();
-        state.writable(group)?.add_checkpoint((applied, machine), &mut dying);
-        let ticket = state.ticket();
-        let frames = vec![(ticket, frame)];
-        state.enqueue(Write { frames, dying, done: None, room: Some(room) });
+        let len = frame.head.len;
+        let checkpoint = Checkpoint { id: applied, len, place: None, state: Some(machine) };
+        state.writable(group)?.add_checkpoint(checkpoint);
+        let frames = vec![(state.ticket(), frame)];
+        state.enqueue(Write { frames, dying: Dying::default(), done: None, room: Some(room) });
         drop(state);
         self.work.notify_one();
         Ok(())
     }
 
     pub(super) async fn remove(&self, group: GroupId) -> io::Result<()> {
-        self.change(group, 0, |state, dying| {
+        self.change(0, |state, dying| {
             if let Some(stop) = &state.stop {
                 return Err(stop.error());
             }
             match state.groups.get_mut(&group) {
                 None => return Ok(None),
-                Some(known) if known.buried => return Ok(None),
+                Some(known) if known.tombstone.is_some() => return Ok(None),
                 // Its tombstone is on its way: a second one makes this caller wait, too.
                 Some(known) if known.removed => {}
                 Some(known) => {
@@ -134,13 +136,16 @@ impl Shared {
                     state.noted.remove(&group);
                 }
             }
-            Ok(Some(Body::Remove))
+            Ok(Some(Frame::bare(group, What::Remove)))
         })
         .await?;
         let mut state = self.state.lock();
-        // Only a sealed segment can be rewritten.
-        let mut active = state.segments.values().filter(|segment| !segment.sealed);
-        state.seal = active.any(|segment| segment.compact_len() * 2 < segment.len);
+        // Only a sealed segment can give its space back.
+        let mut active = state.segments.values().filter(|segment| segment.stage == Stage::Active);
+        state.seal = active.any(|segment| {
+            let used = segment.len - super::segment::HEADER_BYTES;
+            segment.live_bytes * 2 < used && used * 4 > self.config.segment_bytes
+        });
         drop(state);
         self.work.notify_one();
         self.keep.notify_one();
@@ -174,17 +179,16 @@ impl Shared {
     /// Applies a change and waits until its frame is durable. `None` means there is nothing to do.
     async fn change(
         &self,
-        group: GroupId,
         payload_bytes: usize,
-        apply: impl FnOnce(&mut State, &mut Dying) -> io::Result<Option<Body>>,
+        apply: impl FnOnce(&mut State, &mut Dying) -> io::Result<Option<Frame>>,
     ) -> io::Result<()> {
         let room = self.room_for(payload_bytes).await?;
         let (durable, answer) = oneshot::channel();
         {
             let mut state = self.state.lock();
             let mut dying = Dying::default();
-            let Some(body) = apply(&mut state, &mut dying)? else { return Ok(()) };
-            let frames = vec![(state.ticket(), Frame::new(group, body))];
+            let Some(frame) = apply(&mut state, &mut dying)? else { return Ok(()) };
+            let frames = vec![(state.ticket(), frame)];
             let done = Done::new(Box::new(move |result| {
                 // Whoever asked may have gone.
                 let _ = durable.send(result);
@@ -197,7 +201,7 @@ impl Shared {
 
     /// Waits for room in the queue. What is larger than the queue takes all of it.
     pub(super) async fn room_for(&self, bytes: usize) -> io::Result<OwnedSemaphorePermit> {
-        let permits = (bytes + super::frame::HEADER_BYTES).min(self.room_bytes) as u32;
+        let permits = (bytes + HEAD_BYTES).min(self.room_bytes) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
         room.map_err(|_| self.stopped())
     }
@@ -218,9 +222,9 @@ fn refused(why: String) -> io::Error {
 }
 
 fn frames_of(group: GroupId, entries: Vec<Entry>) -> io::Result<Vec<Frame>> {
-    let frame = |Entry { id, kind, payload }: Entry| {
-        check_payload(group, &payload)?;
-        Ok(Frame::new(group, Body::Entry { id, kind, payload }))
+    let frame = |entry: Entry| {
+        check_payload(group, &entry.payload)?;
+        Ok(Frame::entry(group, entry))
     };
     entries.into_iter().map(frame).collect()
 }
@@ -228,7 +232,7 @@ fn frames_of(group: GroupId, entries: Vec<Entry>) -> io::Result<Vec<Frame>> {
 fn check_follows(state: &mut State, group: GroupId, frames: &[Frame]) -> io::Result<()> {
     let mut next = state.writable(group)?.next();
     for frame in frames {
-        if let Body::Entry { id, .. } = &frame.body {
+        if let Some((id, _)) = frame.head.entry() {
             if id.index != next {
                 let index = id.index;
                 return Err(refused(format!("group {group}: entry {index} given, {next} is next")));
@@ -250,24 +254,18 @@ fn push_entries(
 ) {
     let (mut block, mut bytes) = (Vec::new(), 0);
     for frame in frames {
-        if bytes + frame.len() > BATCH_BYTES_MAX && !block.is_empty() {
+        if bytes + frame.bytes() > BATCH_BYTES_MAX && !block.is_empty() {
             let frames = std::mem::take(&mut block);
             state.enqueue(Write { frames, dying: Dying::default(), done: None, room: None });
             bytes = 0;
         }
-        bytes += frame.len();
+        bytes += frame.bytes();
         let ticket = state.ticket();
-        if let (Body::Entry { id, kind, payload }, Some(known)) =
-            (&frame.body, state.groups.get_mut(&group))
+        if let (Some((id, kind)), Some(known)) = (frame.head.entry(), state.groups.get_mut(&group))
         {
-            known.push(Slot {
-                id: *id,
-                kind: *kind,
-                ticket,
-                len: payload.len(),
-                place: None,
-                payload: Some(payload.clone()),
-            });
+            let Head { stamp_ms, len, .. } = frame.head;
+            let payload = Some((kind, frame.payload.clone()));
+            known.push(id, Slot { ticket, stamp_ms, len, place: None, payload });
         }
         block.push((ticket, frame));
     }

@@ -206,6 +206,11 @@ impl raft::Machine for Machine {
         true
     }
 
+    /// A view holds everything.
+    fn purgeable(&self) -> Option<u64> {
+        self.last.map(|last| last.index)
+    }
+
     fn reset(&mut self) {
         if let Err(error) = self.tables.clear() {
             self.broken = Some(format!("the metadata tables cannot be cleared: {error}"));

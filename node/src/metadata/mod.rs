@@ -6,6 +6,8 @@
 
 mod apply;
 mod command;
+#[cfg(test)]
+mod compaction_tests;
 mod flusher;
 mod machine;
 pub mod plan;
@@ -14,6 +16,7 @@ mod rows;
 mod trial;
 mod view;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +44,7 @@ pub struct Handle {
 
 impl Handle {
     /// Opens the metadata group on this node, on the rows in `tables`, and keeps them flushed.
-    /// Whoever founds the cluster initialises the group.
+    /// Where the folder is new, the members of the roster found the group.
     pub async fn open(
         groups: &Groups,
         tables: Box<dyn Tables>,
@@ -51,7 +54,8 @@ impl Handle {
         let tables: Arc<dyn Tables> = tables.into();
         let machine = Machine::open(tables.clone()).context("open the metadata tables")?;
         let (view, dirty) = (machine.watch(), machine.dirty());
-        let group = groups.open(GroupId::META, machine).await.context("open the metadata group")?;
+        let group = groups.open(GroupId::META, machine, &roster.ids()).await;
+        let group = group.context("open the metadata group")?;
         flusher::spawn(tasks, tables, dirty);
         let applied = view.borrow().applied;
         tracing::info!(node = %roster.me, applied, "the metadata group is open");
@@ -96,6 +100,21 @@ impl Handle {
         let mut applied = self.group.applied();
         let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= index));
         matches!(timeout_at(Instant::now() + deadline, reached).await, Ok(Ok(_)))
+    }
+
+    /// Purges this node's log of the group when more than `entries_max` entries were applied since the last
+    /// time: a checkpoint of the view takes their place. Answers up to where it was purged.
+    ///
+    /// # Errors
+    /// The group has stopped, or gave no answer within `deadline`. Trying again is safe.
+    pub async fn compact(&self, entries_max: u64, deadline: Duration) -> io::Result<Option<u64>> {
+        let first = self.group.purged().map_or(0, |purged| purged + 1);
+        let applied = *self.group.applied().borrow();
+        if applied.is_none_or(|applied| applied < first.saturating_add(entries_max)) {
+            return Ok(None);
+        }
+        tokio::time::timeout(deadline, self.group.checkpoint()).await??;
+        self.group.purge_trimmed(deadline).await
     }
 
     /// Who leads the metadata group.

@@ -2,6 +2,7 @@
 //!
 //! Must not know what travels.
 
+mod caller;
 mod peers;
 mod tcp;
 
@@ -13,7 +14,8 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use peers::{Peers, channel};
+pub use caller::{Caller, zone_of_agent};
+pub use peers::{Peers, channel, peer_channel};
 pub use tcp::TcpNet;
 
 /// Opens connections and listens for them.
@@ -37,12 +39,20 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 
 /// A connection of whatever kind the world gives.
-pub struct Stream(Box<dyn Duplex>);
+pub struct Stream {
+    inner: Box<dyn Duplex>,
+    caller: Caller,
+}
 
 impl Stream {
     /// Wraps a connection.
     pub fn new(inner: impl Duplex) -> Stream {
-        Stream(Box::new(inner))
+        Stream::from_caller(inner, Caller::default())
+    }
+
+    /// Wraps a connection of which somebody wants to know who called.
+    pub fn from_caller(inner: impl Duplex, caller: Caller) -> Stream {
+        Stream { inner: Box::new(inner), caller }
     }
 }
 
@@ -52,7 +62,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
@@ -62,15 +72,15 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -78,15 +88,18 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 }
 
 impl tonic::transport::server::Connected for Stream {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
 }

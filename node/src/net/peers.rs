@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tristream_proto::domain::NodeId;
 
-use super::Net;
+use super::{Net, caller};
 use crate::roster::Roster;
 
 /// A connection is given up when it does not open within this time.
@@ -41,12 +41,13 @@ struct Lanes {
 impl Peers {
     /// Channels to the others of `roster`; nothing is connected yet.
     pub fn new(net: &Arc<dyn Net>, roster: &Roster) -> anyhow::Result<Peers> {
+        let zone = roster.get(roster.me).map_or("", |me| me.az.as_str());
         let lanes = |address: &str| -> anyhow::Result<Lanes> {
             Ok(Lanes {
                 address: address.to_owned(),
-                control: channel(net, address, 1 << 20)?,
-                bulk: channel(net, address, BULK_WINDOW_BYTES)?,
-                requests: channel(net, address, BULK_WINDOW_BYTES)?,
+                control: peer_channel(net, zone, address, 1 << 20)?,
+                bulk: peer_channel(net, zone, address, BULK_WINDOW_BYTES)?,
+                requests: peer_channel(net, zone, address, BULK_WINDOW_BYTES)?,
             })
         };
         let channels = roster
@@ -82,7 +83,28 @@ impl Peers {
 
 /// A lazy channel to `address` over `net`.
 pub fn channel(net: &Arc<dyn Net>, address: &str, window_bytes: u32) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+    Ok(lazy(net, address, window_bytes, endpoint(address)?))
+}
+
+/// The same, by which the node at `address` knows that the one in `zone` calls.
+pub fn peer_channel(
+    net: &Arc<dyn Net>,
+    zone: &str,
+    address: &str,
+    window_bytes: u32,
+) -> anyhow::Result<Channel> {
+    let endpoint = endpoint(address)?;
+    // A zone whose name no header can carry goes unnamed.
+    let endpoint = endpoint.clone().user_agent(caller::agent(zone)).unwrap_or(endpoint);
+    Ok(lazy(net, address, window_bytes, endpoint))
+}
+
+fn endpoint(address: &str) -> anyhow::Result<Endpoint> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?)
+}
+
+fn lazy(net: &Arc<dyn Net>, address: &str, window_bytes: u32, endpoint: Endpoint) -> Channel {
+    let endpoint = endpoint
         .initial_stream_window_size(window_bytes)
         .initial_connection_window_size(window_bytes.saturating_mul(2))
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -98,5 +120,5 @@ pub fn channel(net: &Arc<dyn Net>, address: &str, window_bytes: u32) -> anyhow::
             connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(TokioIo::new)
         }
     });
-    Ok(endpoint.connect_with_connector_lazy(connector))
+    endpoint.connect_with_connector_lazy(connector)
 }

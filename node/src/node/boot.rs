@@ -11,6 +11,7 @@ use tristream_proto::domain::{GroupId, TokenKey};
 use super::readiness;
 use crate::api::Api;
 use crate::config::Config;
+use crate::disk::Reserve;
 use crate::founding::{self, SelfPortrait};
 use crate::identity::{Folder, Founding, Identity};
 use crate::log::{self, Log};
@@ -20,6 +21,7 @@ use crate::net::{self, Peers};
 use crate::placement;
 use crate::raft::{self, Groups, Inbound};
 use crate::reshard;
+use crate::retention;
 use crate::roster::{Member, Roster};
 use crate::router::Router;
 use crate::rpc;
@@ -31,8 +33,10 @@ use crate::world::World;
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Each founder leaves the ones before it this long to initialise the metadata group.
-const INITIALISE_TURN: Duration = Duration::from_secs(3);
+/// How often the first founder asks for votes for the new metadata group, beside what Raft does by
+/// itself.
+const FIRST_CAMPAIGNS_MAX: u32 = 10;
+const FIRST_CAMPAIGN_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is needed to bring the node up.
 pub(super) struct Boot {
@@ -107,15 +111,17 @@ impl Boot {
             self.tasks.clone(),
             self.metrics.clone(),
         )?;
+        self.watch_room(&groups);
         let fresh = log.group(GroupId::META).state().last.is_none();
         // From here on a stop must close what is open.
         let _ = self.floors.set(Floors { groups: groups.clone(), log });
-        let metadata =
-            metadata::Handle::open(&groups, self.tables()?, &roster, &self.tasks).await?;
+        // Before any group is open: a peer's may not open without an entry that is intact here.
         let inbound = Inbound::new(groups.clone(), roster.cluster.clone());
         self.rpc.inbound.send_replace(Some(inbound));
+        let metadata =
+            metadata::Handle::open(&groups, self.tables()?, &roster, &self.tasks).await?;
         if fresh {
-            self.initialise_metadata(&groups, &roster);
+            self.elect_first_leader(&groups, &roster);
         }
         let shards = Shards::new(
             groups.clone(),
@@ -160,6 +166,15 @@ impl Boot {
             },
             &self.tasks,
         );
+        retention::start(
+            retention::Parts {
+                router: router.clone(),
+                metadata: metadata.clone(),
+                metrics: self.metrics.clone(),
+                kept_override: self.config.retention_override_seconds.map(Duration::from_secs),
+            },
+            &self.tasks,
+        );
         let api = Api {
             token_key: TokenKey::derived_from(&router.roster().cluster),
             streams: Arc::new(router),
@@ -177,10 +192,21 @@ impl Boot {
         Ok(())
     }
 
+    fn watch_room(&self, groups: &Groups) {
+        let log = &self.config.log;
+        let reserve = Reserve { configured: log.reserve_bytes, segment_bytes: log.segment_bytes };
+        let (disk, metrics) = (self.world.disk.clone(), self.metrics.clone());
+        groups.room().watch(disk, log_dir(&self.config), reserve, &self.tasks, metrics);
+    }
+
     async fn join(&mut self) -> anyhow::Result<Founding> {
         let others = self.config.nodes.iter().filter(|node| node.az != self.config.az);
         let others = others
-            .map(|node| Ok((node.az.clone(), net::channel(&self.world.net, &node.peer, 1 << 16)?)))
+            .map(|node| {
+                let channel =
+                    net::peer_channel(&self.world.net, &self.config.az, &node.peer, 1 << 16)?;
+                Ok((node.az.clone(), channel))
+            })
             .collect::<anyhow::Result<Vec<_>>>()?;
         founding::join_or_found(&self.folder, &self.portrait, &others, &*self.world.entropy).await
     }
@@ -204,16 +230,23 @@ impl Boot {
         Ok(Roster { cluster: founding.cluster.clone(), me: me.node, members })
     }
 
-    /// Gives the new metadata group its members. The first founder does it at once; the others only if it
-    /// does not, for two at a time are safe (`placement/initialise.rs` says why) but cost an election.
-    fn initialise_metadata(&self, groups: &Groups, roster: &Roster) {
-        let (groups, ids) = (groups.clone(), roster.ids());
-        let rank = ids.iter().position(|id| *id == roster.me).unwrap_or_default();
+    /// Has the first founder ask for votes for the new metadata group, until somebody leads it: the
+    /// others may not have opened it yet. Were the first away, any other would ask after a timeout.
+    fn elect_first_leader(&self, groups: &Groups, roster: &Roster) {
+        if roster.ids().first() != Some(&roster.me) {
+            return;
+        }
+        let groups = groups.clone();
         self.tasks.spawn(Kind::Boot, async move {
-            tokio::time::sleep(INITIALISE_TURN * rank as u32).await;
-            let blank = groups.status(GroupId::META).is_none_or(|s| s.members.is_empty());
-            if blank && let Err(error) = groups.initialize(GroupId::META, &ids).await {
-                tracing::warn!(%error, "could not initialise the metadata group");
+            for _ in 0..FIRST_CAMPAIGNS_MAX {
+                let Some(status) = groups.status(GroupId::META) else { return };
+                if status.leader.is_some() || status.last_index > Some(0) {
+                    return;
+                }
+                if let Err(error) = groups.campaign(GroupId::META).await {
+                    tracing::debug!(error = format!("{error:#}"), "cannot campaign");
+                }
+                tokio::time::sleep(FIRST_CAMPAIGN_PAUSE).await;
             }
         });
     }
@@ -224,6 +257,8 @@ impl Boot {
             segment_bytes: self.config.log.segment_bytes,
             tail_bytes: self.config.log.tail_bytes,
             queue_bytes: self.config.log.queue_bytes,
+            rewrite_bytes_per_second: self.config.log.rewrite_bytes_per_second,
+            scrub_bytes_per_second: self.config.log.scrub_bytes_per_second,
         };
         let log = Log::open(
             config,

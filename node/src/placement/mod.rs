@@ -9,7 +9,7 @@
 //!
 //! ```text
 //!  metadata view --> reconcile      opens and destroys groups here     every node
-//!                --> initialise     gives new groups their members     first the preferred leader
+//!                --> first_leader   elects leaders of new groups       the preferred leader
 //!                --> stream_keeper  CREATING -> ACTIVE, DELETING -> .  the metadata leader
 //!  group status  --> balance        hands leadership to the preferred  the group's leader
 //! ```
@@ -18,7 +18,7 @@
 //! does.
 
 mod balance;
-mod initialise;
+mod first_leader;
 mod reconcile;
 mod retries;
 mod stream_keeper;
@@ -28,9 +28,9 @@ mod tests;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::domain::{GroupId, NodeId, Shard};
 
-use crate::metadata;
+use crate::metadata::{self, StreamStatus, View};
 use crate::raft::Groups;
 use crate::shard::Shards;
 use crate::tasks::Tasks;
@@ -67,15 +67,29 @@ pub fn start(parts: Parts, tasks: &Tasks) -> Handle {
     let Parts { me, metadata, shards, groups, logged, rebalance_after } = parts;
     let (groups_open, present) =
         reconcile::spawn(me, metadata.clone(), shards, groups.clone(), logged, tasks);
-    initialise::spawn(me, metadata.clone(), groups.clone(), present.clone(), tasks);
+    first_leader::spawn(me, metadata.clone(), groups.clone(), present.clone(), tasks);
     stream_keeper::spawn(metadata.clone(), groups.clone(), present, tasks);
     balance::spawn(me, metadata, groups, rebalance_after, tasks);
     Handle { groups_open }
 }
 
+/// The shards whose groups may have no entries yet: those of streams that are being created, and the
+/// children of reshards under way. A shard is served only when a majority has an entry of its group,
+/// so one that is served is never among them.
+fn new_shards(view: &View) -> impl Iterator<Item = &Shard> {
+    view.streams.values().flat_map(|stream| {
+        let (mapped, children) = match stream.status {
+            StreamStatus::Creating => (stream.map.shards(), &stream.reshards[..]),
+            StreamStatus::Active | StreamStatus::Updating => (&[][..], &stream.reshards[..]),
+            StreamStatus::Deleting => (&[][..], &[][..]),
+        };
+        mapped.iter().chain(children.iter().flat_map(|reshard| &reshard.children))
+    })
+}
+
 /// Whether a group of new shards takes entries, as this node sees it: somebody leads it, and an
-/// entry behind the first is committed. The first entry names the members and any replica may
-/// write it; one behind it was made by a leader that a majority follows.
+/// entry behind the first is committed. The first entry names the members and every replica
+/// writes it; one behind it was made by a leader that a majority follows.
 pub fn takes_entries(groups: &Groups, group: GroupId) -> bool {
     let status = groups.status(group);
     status.is_some_and(|s| s.leader.is_some() && s.committed.is_some_and(|index| index > 0))

@@ -122,14 +122,15 @@ struct Reconciler {
 }
 
 enum Job {
-    Open(Shard),
+    /// The second says whether no replica may have entries yet.
+    Open(Shard, bool),
     Destroy(GroupId),
 }
 
 impl Job {
     fn group(&self) -> GroupId {
         match self {
-            Job::Open(shard) => shard.group,
+            Job::Open(shard, _) => shard.group,
             Job::Destroy(group) => *group,
         }
     }
@@ -176,7 +177,11 @@ impl Reconciler {
             modified
         });
 
-        let opens = plan.open.into_iter().map(Job::Open);
+        let new: BTreeSet<GroupId> = super::new_shards(view).map(|shard| shard.group).collect();
+        let opens = plan.open.into_iter().map(|shard| {
+            let is_new = new.contains(&shard.group);
+            Job::Open(shard, is_new)
+        });
         let mut jobs: Vec<Job> = plan.destroy.into_iter().map(Job::Destroy).chain(opens).collect();
         let wanted: BTreeSet<GroupId> = jobs.iter().map(Job::group).collect();
         self.retries.retain(|group| wanted.contains(&group));
@@ -208,13 +213,13 @@ impl Reconciler {
         while let Some((result, job)) = done.next().await {
             let group = job.group();
             match (result, &job) {
-                (Ok(()), Job::Open(_)) => self.retries.succeeded(group),
+                (Ok(()), Job::Open(..)) => self.retries.succeeded(group),
                 (Ok(()), Job::Destroy(_)) => {
                     self.retries.succeeded(group);
                     self.logged.remove(&group);
                 }
                 (Err(error), _) => {
-                    let step = if matches!(job, Job::Open(_)) { "open" } else { "destroy" };
+                    let step = if matches!(job, Job::Open(..)) { "open" } else { "destroy" };
                     let times = self.retries.failed(group, Instant::now());
                     let reason = format!("cannot {step} group {group}: {error:#}");
                     tracing::warn!(%group, times, reason, "tried again after a pause");
@@ -229,8 +234,8 @@ impl Reconciler {
 
 async fn do_job(shards: &Shards, groups: &Groups, job: &Job) -> anyhow::Result<()> {
     match job {
-        Job::Open(shard) => {
-            shards.open(shard).await?;
+        Job::Open(shard, is_new) => {
+            shards.open(shard, *is_new).await?;
             tracing::info!(group = %shard.group, shard = %shard.id, "group opened");
         }
         Job::Destroy(group) => {

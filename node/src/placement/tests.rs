@@ -10,7 +10,7 @@ use tristream_proto::domain::{
 };
 
 use super::balance::{Balance, Guest, guests};
-use super::initialise::Blank;
+use super::first_leader::{unled, was_never_led};
 use super::reconcile::{Plan, closed, plan};
 use super::stream_keeper::steps;
 use crate::metadata::{Command, Reshard, Stream, StreamMode, StreamStatus, View};
@@ -170,62 +170,36 @@ fn the_metadata_group_is_never_destroyed() {
     assert_eq!(numbers(&plan), (vec![], vec![1]));
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_preferred_leader_initialises_at_once_and_the_others_in_turn() {
-    let start = Instant::now();
-    let at = |ms| start + Duration::from_millis(ms);
-    let view = view(2, vec![stream("a", StreamStatus::Creating, 1..2, [3, 1, 2])]);
-    let members = [3, 1, 2].map(NodeId).to_vec();
-    for (node, turn) in [(3, 0), (1, 3_000), (2, 6_000)] {
-        let mut blank = Blank::default();
-        let mut due = |ms| blank.due(&view, NodeId(node), at(ms), |_| true);
-        if turn > 0 {
-            assert_eq!(due(0), [], "node {node}");
-            assert_eq!(due(turn - 1), [], "node {node}");
-        }
-        // The first look counts, so a later one must not begin anew.
-        assert_eq!(due(turn), [(GroupId(1), members.clone())], "node {node}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn only_blank_groups_of_new_streams_placed_here_are_initialised() {
-    let now = Instant::now();
-    let due = |status, replicas, blank: bool| {
+#[test]
+fn the_preferred_leader_of_a_new_group_asks_for_votes_until_somebody_leads() {
+    use StreamStatus::{Active, Creating, Deleting};
+    let asks = |status, replicas, never_led: bool| {
         let view = view(2, vec![stream("a", status, 1..2, replicas)]);
-        Blank::default().due(&view, ME, now, |_| blank).len()
+        !unled(&view, ME, |_| never_led).is_empty()
     };
-    assert_eq!(due(StreamStatus::Creating, [1, 2, 3], true), 1);
-    assert_eq!(due(StreamStatus::Creating, [1, 2, 3], false), 0, "not open, or has members");
-    assert_eq!(due(StreamStatus::Creating, [2, 3, 4], true), 0);
-    assert_eq!(due(StreamStatus::Active, [1, 2, 3], true), 0);
-    assert_eq!(due(StreamStatus::Deleting, [1, 2, 3], true), 0);
+    assert!(asks(Creating, [1, 2, 3], true));
+    assert!(!asks(Creating, [1, 2, 3], false), "not open here, or led once");
+    assert!(!asks(Creating, [2, 1, 3], true), "another is preferred");
+    assert!(!asks(Active, [1, 2, 3], true));
+    assert!(!asks(Deleting, [1, 2, 3], true));
+    let status = |leader, last_index| Status { leader, last_index, ..Status::default() };
+    assert!(was_never_led(&status(None, Some(0))));
+    assert!(!was_never_led(&status(None, None)), "it has no members");
+    assert!(!was_never_led(&status(None, Some(1))), "somebody led");
+    assert!(!was_never_led(&status(Some(ME), Some(0))));
 }
 
-#[tokio::test(start_paused = true)]
-async fn children_under_way_are_initialised_and_only_they() {
+#[test]
+fn children_under_way_are_new_and_so_are_all_shards_of_a_stream_that_is_being_created() {
     use StreamStatus::{Active, Creating, Deleting, Updating};
-    let now = Instant::now();
     for (status, groups) in
         [(Updating, &[3, 4][..]), (Active, &[3, 4]), (Creating, &[1, 2, 3, 4]), (Deleting, &[])]
     {
         let stream = splitting(stream("a", status, 1..3, [1, 2, 3]), [3, 4]);
-        let due = Blank::default().due(&view(5, vec![stream]), ME, now, |_| true);
-        let due: Vec<u64> = due.iter().map(|(group, _)| group.0).collect();
-        assert_eq!(due, groups, "{status:?}");
+        let view = view(5, vec![stream]);
+        let new: Vec<u64> = super::new_shards(&view).map(|shard| shard.group.0).collect();
+        assert_eq!(new, groups, "{status:?}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_group_that_was_initialised_and_is_blank_again_waits_its_turn_again() {
-    let start = Instant::now();
-    let view = view(2, vec![stream("a", StreamStatus::Creating, 1..2, [3, 1, 2])]);
-    let mut blank = Blank::default();
-    let at = |s| start + Duration::from_secs(s);
-    assert_eq!(blank.due(&view, ME, at(0), |_| true).len(), 0);
-    assert_eq!(blank.due(&view, ME, at(2), |_| false).len(), 0);
-    assert_eq!(blank.due(&view, ME, at(4), |_| true).len(), 0);
-    assert_eq!(blank.due(&view, ME, at(7), |_| true).len(), 1);
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(super) fn to_log(entry: RaftEntry) -> Entry {
         EntryPayload::Normal(command) => (EntryKind::Command, command.0),
         EntryPayload::Membership(config) => (EntryKind::Membership, encode_config(&config)),
     };
-    Entry { id, kind, payload }
+    Entry { id, kind, stamp_ms: 0, payload }
 }
 
 pub(super) fn from_log(entry: Entry) -> io::Result<RaftEntry> {
@@ -148,7 +148,10 @@ pub(super) fn to_wire_append(request: AppendEntriesRequest<Types>) -> wire::Appe
 }
 
 fn to_wire_entry(entry: RaftEntry) -> wire::LogEntry {
-    let entry = to_log(entry);
+    to_wire_log_entry(to_log(entry))
+}
+
+pub(super) fn to_wire_log_entry(entry: Entry) -> wire::LogEntry {
     let kind = match entry.kind {
         EntryKind::Blank => wire::EntryKind::Blank,
         EntryKind::Command => wire::EntryKind::Command,
@@ -173,6 +176,10 @@ pub(super) fn from_wire_append(
 }
 
 fn from_wire_entry(entry: wire::LogEntry) -> io::Result<RaftEntry> {
+    from_log(from_wire_log_entry(entry)?)
+}
+
+pub(super) fn from_wire_log_entry(entry: wire::LogEntry) -> io::Result<Entry> {
     let kind = match entry.kind() {
         wire::EntryKind::Blank => EntryKind::Blank,
         wire::EntryKind::Command => EntryKind::Command,
@@ -181,7 +188,7 @@ fn from_wire_entry(entry: wire::LogEntry) -> io::Result<RaftEntry> {
     };
     let id = entry.id.as_ref().ok_or_else(|| bad("an entry without an id"))?;
     let id = EntryId { term: id.term, node: NodeId(id.node), index: id.index };
-    from_log(Entry { id, kind, payload: entry.payload })
+    Ok(Entry { id, kind, stamp_ms: 0, payload: entry.payload })
 }
 
 /// Outcome of one request of an append stream.
@@ -269,7 +276,8 @@ mod tests {
                     Bytes::from_static(br#"{"configs":[[1,2,3]],"nodes":[1,2,3]}"#)
                 }
             };
-            let entry = Entry { id: EntryId { term, node: NodeId(node), index }, kind, payload };
+            let id = EntryId { term, node: NodeId(node), index };
+            let entry = Entry { id, kind, stamp_ms: 0, payload };
             let there = from_log(entry.clone()).expect("a valid entry");
             let over_the_wire = from_wire_entry(to_wire_entry(there)).expect("a valid entry");
             prop_assert_eq!(to_log(over_the_wire), entry);

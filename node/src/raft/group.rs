@@ -9,14 +9,17 @@ use futures::future::BoxFuture;
 use openraft::Instant as _;
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
 use openraft::impls::ProgressResponder;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
 
+use super::repair::{Mended, READER_PATIENCE};
 use super::state_machine::{Shared, StateMachine};
 use super::types::{Command, LeaderId, Types};
 use super::{Leadership, Machine, ProposeError, Status};
+use crate::disk::Room;
 use crate::log::{Entry, EntryId, GroupLog};
 
 pub(super) type Raft<M> = openraft::Raft<Types, StateMachine<M>>;
@@ -31,10 +34,14 @@ pub(super) struct Inner<M: Machine> {
     pub(super) me: NodeId,
     pub(super) raft: Raft<M>,
     pub(super) log: GroupLog,
+    pub(super) mended: Mended,
     pub(super) shared: Arc<Shared<M>>,
     pub(super) leadership: watch::Sender<Leadership>,
     /// A leader whose majority was silent for longer may have been replaced.
     pub(super) lease: Duration,
+    pub(super) room: Room,
+    /// Ends the waits for repairs.
+    pub(super) closing: CancellationToken,
 }
 
 impl<M: Machine> Clone for Group<M> {
@@ -61,13 +68,17 @@ impl<M: Machine> Group<M> {
         command: Bytes,
         term: Option<u64>,
     ) -> Result<Proposal<M::Reply>, ProposeError> {
+        #[cfg(planted)]
+        let written_down = command.clone();
         let (responder, done) = ProgressResponder::complete_only();
         let mut write = self.inner.raft.write(Command(command)).responder(responder);
         if let Some(term) = term {
             write = write.with_leader(LeaderId { term, node_id: self.inner.me.0 });
         }
+        #[cfg(planted)]
+        let early = self.early_reply(written_down);
         write.await.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))?;
-        Ok(Box::pin(async move {
+        let outcome = async move {
             let written = match done.await {
                 Ok(Ok(written)) => written,
                 Ok(Err(error)) => return Err(write_error(error)),
@@ -80,12 +91,44 @@ impl<M: Machine> Group<M> {
                 // A machine replies to every command; only a bug of ours ends here.
                 None => Err(ProposeError::Unknown("the machine gave no reply".to_owned())),
             }
-        }))
+        };
+        #[cfg(planted)]
+        if planted!(AckBeforeQuorum) {
+            return Ok(Box::pin(async move {
+                tokio::select! { biased; early = early => early, outcome = outcome => outcome }
+            }));
+        }
+        Ok(Box::pin(outcome))
+    }
+
+    /// The planted bug: replies as the machine will, once the entry is in the leader's own log.
+    #[cfg(planted)]
+    fn early_reply(&self, command: Bytes) -> Proposal<M::Reply> {
+        let group = self.clone();
+        let mut next = group.status().last_index.map_or(0, |last| last + 1);
+        Box::pin(async move {
+            loop {
+                let entries = group.inner.log.read(next..u64::MAX, 1 << 20).await;
+                for Entry { id, payload, .. } in entries.unwrap_or_default() {
+                    next = id.index + 1;
+                    if payload != command {
+                        continue;
+                    }
+                    if let Some(reply) = group.inspect(|machine| machine.foretell(id, &command)) {
+                        return Ok((id, reply));
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
     }
 
     /// The index up to which a read must have applied to see everything acked before now. Confirms
     /// leadership with a quorum. Leader only.
     pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ProposeError> {
+        if planted!(StaleLeaderRead) && self.status().leader == Some(self.inner.me) {
+            return Ok(self.status().applied.unwrap_or_default());
+        }
         let barrier = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match tokio::time::timeout(deadline, barrier).await {
             Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
@@ -102,7 +145,7 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Entries from `from` on that are applied here, up to about `bytes_max` bytes (at least one where there
+    /// Entries from `from` on that are applied here, repaired where they are damaged, up to about `bytes_max` bytes (at least one where there
     /// is one).
     pub async fn read(&self, from: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let applied = *self.inner.shared.applied.borrow();
@@ -110,7 +153,7 @@ impl<M: Machine> Group<M> {
         if from >= end {
             return Ok(Vec::new());
         }
-        self.inner.log.read(from..end, bytes_max).await
+        self.inner.mended.read(from..end, bytes_max, READER_PATIENCE).await
     }
 
     /// Index of the newest applied entry; changes as entries are applied.
@@ -132,7 +175,14 @@ impl<M: Machine> Group<M> {
     pub fn in_touch(&self) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= self.inner.lease)
+        // openraft notes no time for a leader that is the majority by itself.
+        metrics.membership_config.voter_ids().count() == 1
+            || metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= self.inner.lease)
+    }
+
+    /// Why the replicas' disks have no room for more records, when one has none.
+    pub fn no_room(&self) -> Option<String> {
+        self.inner.room.refusal()
     }
 
     /// Runs `look` on the machine's current state. It must be quick: the group waits for it.
@@ -144,6 +194,65 @@ impl<M: Machine> Group<M> {
     /// depends. It must be quick, too.
     pub fn amend<T>(&self, change: impl FnOnce(&mut M) -> T) -> T {
         change(&mut self.inner.shared.machine.lock())
+    }
+}
+
+impl<M: Machine> Group<M> {
+    /// Everything up to here was purged from the local log.
+    pub fn purged(&self) -> Option<u64> {
+        self.inner.log.state().purged.map(|purged| purged.index)
+    }
+
+    /// The last entry that the newest checkpoint in the local log covers.
+    pub fn checkpointed(&self) -> Option<u64> {
+        self.inner.log.state().checkpoint.map(|id| id.index)
+    }
+
+    /// Checkpoints the state as of the newest applied entry into the local log, on this node only. Does
+    /// nothing when the newest checkpoint is as new.
+    ///
+    /// # Errors
+    /// The group has stopped, or the log has. Trying again is safe.
+    pub async fn checkpoint(&self) -> io::Result<()> {
+        let done = self.inner.raft.with_state_machine(|driver: &mut StateMachine<M>| {
+            Box::pin(async move { driver.checkpoint_now().await })
+        });
+        done.await.map_err(io::Error::other)?
+    }
+
+    /// Purges the local log up to the newest checkpoint at or below what the machine says is trimmed.
+    /// Answers up to where it will be purged; `None` when there is nothing to purge. On a leader it may be
+    /// done later, when no replica is being fed with what is to go.
+    ///
+    /// # Errors
+    /// The group has stopped, or gave no answer within `deadline`. Trying again is safe.
+    pub async fn purge_trimmed(&self, deadline: Duration) -> io::Result<Option<u64>> {
+        let Inner { raft, log, shared, .. } = &*self.inner;
+        let purgeable = shared.machine.lock().purgeable();
+        let Some(upto) = super::snapshot::choose(log, purgeable).map(|id| id.index) else {
+            return Ok(None);
+        };
+        if log.state().purged.is_some_and(|purged| purged.index >= upto) {
+            return Ok(None);
+        }
+        // openraft purges only what a snapshot holds; ours is the checkpoint itself, so that a replica
+        // that needs it gets all entries that are retained, too.
+        let mut metrics = raft.data_metrics();
+        let built = |now: &openraft::metrics::RaftDataMetrics<Types>| {
+            now.snapshot.as_ref().map(|id| id.index())
+        };
+        if built(&metrics.borrow_watched()) < Some(upto) {
+            raft.trigger().snapshot().await.map_err(io::Error::other)?;
+        }
+        let built = async {
+            while built(&metrics.borrow_watched()) < Some(upto) {
+                metrics.changed().await.map_err(io::Error::other)?;
+            }
+            Ok::<(), io::Error>(())
+        };
+        tokio::time::timeout(deadline, built).await??;
+        raft.trigger().purge_log(upto).await.map_err(io::Error::other)?;
+        Ok(Some(upto))
     }
 }
 
@@ -178,6 +287,7 @@ impl<M: Machine> Inner<M> {
             last_index: metrics.last_log_index,
             committed: metrics.local_committed.as_ref().map(|id| id.index()),
             applied: metrics.last_applied.as_ref().map(|id| id.index()),
+            purged: metrics.purged.as_ref().map(|id| id.index()),
             matched: matched
                 .map(|(node, id)| (NodeId(*node), id.as_ref().map(|id| id.index())))
                 .collect(),
@@ -214,11 +324,13 @@ impl<M: Machine> Inner<M> {
         self.leadership.send_if_modified(|old| std::mem::replace(old, now) != now);
         now
     }
-}
 
-/// Whether an error of `initialize` means that somebody was here before, which is fine.
-pub(super) fn already_initialized(
-    error: &RaftError<Types, openraft::errors::InitializeError<Types>>,
-) -> bool {
-    matches!(error, RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_)))
+    /// # Errors
+    /// The log has damaged entries: what it cannot read it could not hand on to the others.
+    pub(super) fn check_may_stand(&self) -> Result<(), String> {
+        match self.log.is_damaged() {
+            true => Err("its log is being repaired".to_owned()),
+            false => Ok(()),
+        }
+    }
 }

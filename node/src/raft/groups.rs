@@ -18,17 +18,22 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
 
 use super::convert::{self, Appended};
-use super::group::{self, Group, Inner};
+use super::founding;
+use super::group::{Group, Inner};
 use super::log_store::LogStore;
 use super::network::{Connection, Factory, Transport};
+use super::repair::{self, Mended, Repair};
+use super::snapshot::SnapshotOf;
 use super::state_machine::StateMachine;
 use super::types::{RaftVote, Types};
 use super::{Leadership, Machine, Status};
+use crate::disk::Room;
 use crate::entropy::Entropy;
-use crate::log::Log;
+use crate::log::{GroupLog, Log};
 use crate::metrics::Metrics;
 use crate::net::Peers;
 use crate::roster::Roster;
@@ -36,6 +41,9 @@ use crate::tasks::{Kind, Tasks};
 
 /// How long a survivor's answer about its log is waited for.
 const COMPARE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long a replica may take to receive and install a checkpoint.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Times of every group.
 #[derive(Clone, Debug)]
@@ -55,8 +63,10 @@ impl Config {
             heartbeat_interval: self.heartbeat.as_millis() as u64,
             election_timeout_min: self.election_timeout_min.as_millis() as u64,
             election_timeout_max: self.election_timeout_max.as_millis() as u64,
-            // The log is the shard: it is kept until retention trims it, never snapshotted away.
+            // The log is the shard: it is kept until retention trims it, never snapshotted away. Purges
+            // are asked for (`Group::purge_trimmed`).
             snapshot_policy: SnapshotPolicy::Never,
+            install_snapshot_timeout: SNAPSHOT_TIMEOUT.as_millis() as u64,
             max_in_snapshot_log_to_keep: u64::MAX >> 1,
             replication_lag_threshold: u64::MAX >> 1,
             max_payload_entries: 256,
@@ -66,7 +76,7 @@ impl Config {
             state_machine_channel_size: Some(256),
             // Resuming leadership in the same term after a restart loses acked writes when the last
             // append was sent but not synced: the same log id gets another entry.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(planted!(ResumedLeadership)),
             enable_pre_vote: Some(true),
             ..Default::default()
         };
@@ -85,9 +95,11 @@ struct Registry {
     log: Log,
     me: NodeId,
     transport: Arc<Transport>,
+    repair: Arc<Repair>,
     peers: Peers,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    room: Room,
     /// Peers about which it is being found out whether they are gone.
     investigated: Mutex<BTreeSet<NodeId>>,
     open: RwLock<BTreeMap<GroupId, Arc<dyn Peer>>>,
@@ -115,11 +127,20 @@ pub(super) trait Peer: Send + Sync {
         &self,
         request: TransferLeaderRequest<Types>,
     ) -> BoxFuture<'_, Result<bool, String>>;
-    fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>>;
+    fn install_snapshot(
+        &self,
+        vote: RaftVote,
+        snapshot: SnapshotOf,
+    ) -> BoxFuture<'_, Result<RaftVote, String>>;
     fn hand_over(&self, to: u64) -> BoxFuture<'_, Result<(), String>>;
+    /// Campaigns as one to whom leadership is handed over: voters that have a leader grant it too.
     fn campaign(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// Campaigns if a majority says that it would vote for this node.
+    fn elect(&self) -> BoxFuture<'_, Result<(), String>>;
     /// The request by which this node would ask for votes now.
     fn pre_vote_request(&self) -> VoteRequest<Types>;
+    /// Whether the group may stand for election here.
+    fn let_stand(&self, may: bool);
     fn status(&self) -> Status;
     fn leadership(&self) -> watch::Receiver<Leadership>;
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -136,47 +157,73 @@ impl Groups {
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Groups> {
-        let transport = Transport::new(peers, roster, entropy.u64(), &tasks);
+        let room = Room::new();
+        let transport = Arc::new(Transport::new(peers, roster, entropy.u64(), &room, &tasks));
+        let others = roster.others().map(|member| member.node).collect();
+        let repair = Arc::new(Repair::new(log.clone(), others, transport.clone()));
         let groups = Groups {
             inner: Arc::new(Registry {
                 config: config.openraft()?,
                 log,
                 me: roster.me,
-                transport: Arc::new(transport),
+                transport,
+                repair,
                 peers: peers.clone(),
                 tasks,
                 metrics,
+                room,
                 investigated: Mutex::default(),
                 open: RwLock::default(),
             }),
         };
         groups.spawn_observer();
+        let weak = Arc::downgrade(&groups.inner);
+        let here = move || weak.upgrade().map(|inner| Groups { inner });
+        let repair = repair::run(groups.inner.repair.clone(), here);
+        groups.inner.tasks.spawn(Kind::Helper, repair);
         Ok(groups)
     }
 
     /// Opens a group on this node: restores `machine` from its newest checkpoint and replays what is known
     /// to be committed after it.
-    pub async fn open<M: Machine>(&self, id: GroupId, machine: M) -> anyhow::Result<Group<M>> {
+    ///
+    /// `founders` are the members of a group that is new, the same in the same order on every replica;
+    /// empty for one that is not, or may have been deleted: a log without entries then stays without
+    /// members until a leader sends them. A log that has entries is not touched.
+    pub async fn open<M: Machine>(
+        &self,
+        id: GroupId,
+        machine: M,
+        founders: &[NodeId],
+    ) -> anyhow::Result<Group<M>> {
         let registry = &self.inner;
         anyhow::ensure!(!registry.open.read().contains_key(&id), "group {id} is open already");
-        let log = registry.log.group(id);
-        let (driver, shared) = StateMachine::restore(machine, log.clone())
+        let closing = CancellationToken::new();
+        let mended = Mended::new(id, registry.repair.clone(), closing.clone());
+        let log = mended.log().clone();
+        founding::found(&log, founders).await.with_context(|| format!("founding group {id}"))?;
+        let (driver, shared) = StateMachine::restore(machine, &mended)
             .await
             .with_context(|| format!("restoring the state of group {id}"))?;
         let factory = Factory { transport: registry.transport.clone(), group: id };
-        let store = LogStore::new(log.clone());
+        let store = LogStore::new(mended.clone());
         let raft =
             openraft::Raft::new(registry.me.0, registry.config.clone(), factory, store, driver)
                 .await
                 .with_context(|| format!("starting group {id}"))?;
+        mended.set_open();
+        raft.runtime_config().elect(!log.is_damaged());
         let inner = Arc::new(Inner {
             id,
             me: registry.me,
             raft,
             log,
+            mended,
+            closing,
             shared,
             leadership: watch::channel(Leadership::default()).0,
             lease: Duration::from_millis(registry.config.election_timeout_max),
+            room: registry.room.clone(),
         });
         self.spawn_leadership(&inner);
         registry.open.write().insert(id, inner.clone());
@@ -225,16 +272,20 @@ impl Groups {
         });
     }
 
-    /// Gives a new group its members. Harmless when somebody did already.
-    pub async fn initialize(&self, id: GroupId, members: &[NodeId]) -> anyhow::Result<()> {
-        let group = self.get(id)?;
-        let members = members.iter().map(|node| node.0).collect();
-        group.initialize(members).await.map_err(anyhow::Error::msg)
+    /// Asks the members for their votes now, and not only when a leader was missed for long. For new
+    /// groups, which nobody leads yet.
+    pub async fn campaign(&self, id: GroupId) -> anyhow::Result<()> {
+        self.get(id)?.elect().await.map_err(anyhow::Error::msg)
     }
 
     /// Asks `to` to take over leadership of `id`, when this node leads.
     pub async fn hand_over(&self, id: GroupId, to: NodeId) -> anyhow::Result<()> {
         self.get(id)?.hand_over(to.0).await.map_err(anyhow::Error::msg)
+    }
+
+    /// Room for records, here and on the peers that answer.
+    pub fn room(&self) -> &Room {
+        &self.inner.room
     }
 
     /// Status of an open group of whatever kind.
@@ -252,6 +303,32 @@ impl Groups {
         self.inner.open.read().keys().copied().collect()
     }
 
+    /// Who may stand for election here.
+    pub(super) fn let_stand(&self, may: impl Fn(GroupId) -> bool) {
+        for (&id, group) in &*self.inner.open.read() {
+            group.let_stand(may(id));
+        }
+    }
+
+    /// Asks the replica that is furthest to take over leadership of `id`, when this node leads.
+    pub(super) async fn yield_leadership(&self, id: GroupId) {
+        let me = self.inner.me;
+        let Some(status) = self.status(id).filter(|status| status.leader == Some(me)) else {
+            return;
+        };
+        let others = status.matched.iter().filter(|(node, _)| *node != me);
+        if let Some(&(to, _)) = others.max_by_key(|(_, at)| *at)
+            && let Err(error) = self.hand_over(id, to).await
+        {
+            tracing::debug!(group = %id, %error, "could not hand over");
+        }
+    }
+
+    /// A group's log, open or not.
+    pub(super) fn log(&self, id: GroupId) -> GroupLog {
+        self.inner.log.group(id)
+    }
+
     /// Closes a group; its log stays.
     pub async fn close(&self, id: GroupId) {
         let group = self.inner.open.write().remove(&id);
@@ -266,16 +343,7 @@ impl Groups {
         let ids = self.ids();
         let me = self.inner.me;
         for &id in &ids {
-            let Some(status) = self.status(id).filter(|status| status.leader == Some(me)) else {
-                continue;
-            };
-            let furthest =
-                status.matched.iter().filter(|(node, _)| *node != me).max_by_key(|(_, at)| *at);
-            if let Some(&(to, _)) = furthest
-                && let Err(error) = self.hand_over(id, to).await
-            {
-                tracing::debug!(group = %id, %error, "could not hand over");
-            }
+            self.yield_leadership(id).await;
         }
         let led_here = |id: &GroupId| self.status(*id).is_some_and(|s| s.leader == Some(me));
         tracing::debug!("asked the peers to take over");
@@ -412,22 +480,31 @@ impl<M: Machine> Peer for Inner<M> {
         Box::pin(async move { self.raft.pre_vote(request).await.map_err(|e| e.to_string()) })
     }
 
+    fn let_stand(&self, may: bool) {
+        self.raft.runtime_config().elect(may);
+    }
+
     fn take_over(
         &self,
         request: TransferLeaderRequest<Types>,
     ) -> BoxFuture<'_, Result<bool, String>> {
         Box::pin(async move {
+            if self.log.is_damaged() {
+                return Ok(false);
+            }
             let answer = self.raft.handle_transfer_leader(request).await;
             answer.map(|answer| answer.is_ok()).map_err(|e| e.to_string())
         })
     }
 
-    fn initialize(&self, members: BTreeSet<u64>) -> BoxFuture<'_, Result<(), String>> {
+    fn install_snapshot(
+        &self,
+        vote: RaftVote,
+        snapshot: SnapshotOf,
+    ) -> BoxFuture<'_, Result<RaftVote, String>> {
         Box::pin(async move {
-            match self.raft.initialize(members).await {
-                Err(error) if !group::already_initialized(&error) => Err(error.to_string()),
-                _ => Ok(()),
-            }
+            let answer = self.raft.install_full_snapshot(vote, snapshot).await;
+            answer.map(|answer| answer.vote).map_err(|e| e.to_string())
         })
     }
 
@@ -439,10 +516,18 @@ impl<M: Machine> Peer for Inner<M> {
 
     fn campaign(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
+            self.check_may_stand()?;
             let vote = self.raft.server_metrics().borrow_watched().vote;
             let request = TransferLeaderRequest::new(vote, self.me.0, None);
             let answer = self.raft.handle_transfer_leader(request).await;
             answer.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        })
+    }
+
+    fn elect(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.check_may_stand()?;
+            self.raft.trigger().elect(true).await.map_err(|e| e.to_string())
         })
     }
 
@@ -463,6 +548,7 @@ impl<M: Machine> Peer for Inner<M> {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             tracing::debug!(group = %self.id, "closing");
+            self.closing.cancel();
             if let Err(error) = self.raft.shutdown().await {
                 tracing::warn!(group = %self.id, %error, "group did not end cleanly");
             }

@@ -16,8 +16,9 @@ use tristream_proto::wire;
 
 use super::groups::Groups;
 use super::peer_stream::{FORMAT, IN_FLIGHT_MAX};
+use super::snapshot::{SnapshotMetaOf, SnapshotOf};
 use super::types::Types;
-use super::{convert, groups, liveness};
+use super::{convert, groups, liveness, repair};
 use crate::tasks::Kind;
 
 /// Answers of all sessions of one stream that wait to be sent.
@@ -112,7 +113,18 @@ impl Inbound {
             Ok(appended) => convert::to_wire_appended(&appended),
             Err(why) => unreachable_answer(&why),
         };
-        wire::ReplicateAnswer { group, session, append: Some(append) }
+        self.answer(group, session, append)
+    }
+
+    /// An answer of this node: with it goes what peers must know of its disk.
+    fn answer(
+        &self,
+        group: u64,
+        session: u64,
+        append: wire::AppendAnswer,
+    ) -> wire::ReplicateAnswer {
+        let storage_full = self.groups.room().is_low();
+        wire::ReplicateAnswer { group, session, append: Some(append), storage_full }
     }
 
     /// Reads the Hello that begins a stream; `None` when the peer was refused.
@@ -186,6 +198,43 @@ impl Inbound {
     }
 }
 
+impl Inbound {
+    /// A leader sends a checkpoint, for it has purged what this replica lacks.
+    pub async fn install_snapshot(
+        &self,
+        message: wire::GroupSnapshot,
+    ) -> Result<wire::SnapshotAnswer, Status> {
+        self.check_cluster(&message.cluster)?;
+        let vote = convert::required_vote(message.vote.as_ref()).map_err(bad)?;
+        let last = message.last.as_ref().map(convert::from_wire_id);
+        let last = last.ok_or_else(|| Status::invalid_argument("a snapshot of no entry"))?;
+        // Nothing that cannot be read is let near the group.
+        let (last_membership, _) =
+            convert::decode_checkpoint(message.state.clone()).map_err(bad)?;
+        let meta = SnapshotMetaOf { last_log_id: Some(last), last_membership };
+        let snapshot = SnapshotOf { meta, snapshot: message.state };
+        let group = self.group(message.group)?;
+        let vote = group.install_snapshot(vote, snapshot).await.map_err(Status::unavailable)?;
+        Ok(wire::SnapshotAnswer { vote: Some(convert::to_wire_vote(&vote)) })
+    }
+}
+
+impl Inbound {
+    /// A replica's disk has damaged entries that may be intact here.
+    pub async fn fetch_entries(
+        &self,
+        message: wire::GroupIndexes,
+    ) -> Result<wire::GroupEntries, Status> {
+        self.check_cluster(&message.cluster)?;
+        if message.indexes.len() > repair::ENTRIES_MAX {
+            return Err(Status::invalid_argument("too many entries asked at once"));
+        }
+        // Of the log and not of the group: it may not be open yet, for want of an entry of ours.
+        let log = self.groups.log(GroupId(message.group));
+        Ok(wire::GroupEntries { entries: repair::serve(&log, &message.indexes).await })
+    }
+}
+
 fn bad(error: std::io::Error) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -227,14 +276,14 @@ impl Sessions {
         let peer = self.inbound.group(group)?;
         let (tx, rx) = mpsc::channel(IN_FLIGHT_MAX);
         let mut appended = peer.stream_append(Box::pin(ReceiverStream::new(rx)));
-        let answers = self.answers.clone();
+        let (answers, inbound) = (self.answers.clone(), self.inbound.clone());
         self.inbound.groups.tasks().spawn(Kind::Connection, async move {
             while let Some(outcome) = appended.next().await {
                 let answer = match &outcome {
                     Ok(appended) => convert::to_wire_appended(appended),
                     Err(reason) => unreachable_answer(reason),
                 };
-                let answer = wire::ReplicateAnswer { group, session, append: Some(answer) };
+                let answer = inbound.answer(group, session, answer);
                 if answers.send(Ok(answer)).await.is_err() {
                     return;
                 }
@@ -245,8 +294,8 @@ impl Sessions {
     }
 
     async fn unreachable(&self, group: u64, session: u64, why: impl std::fmt::Display) {
-        let append = Some(unreachable_answer(&why.to_string()));
-        let answer = wire::ReplicateAnswer { group, session, append };
+        let append = unreachable_answer(&why.to_string());
+        let answer = self.inbound.answer(group, session, append);
         // A peer that is gone does not need the answer.
         let _ = self.answers.send(Ok(answer)).await;
     }

@@ -7,12 +7,13 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tristream_proto::domain::limits::REPLICATION_BYTES_TARGET;
 
 use super::convert;
+use super::repair::Mended;
 use super::types::{RaftEntry, RaftLogId, RaftVote, Types};
 use crate::log::GroupLog;
 
@@ -20,18 +21,19 @@ use crate::log::GroupLog;
 #[derive(Clone)]
 pub(super) struct LogStore {
     log: GroupLog,
+    mended: Mended,
 }
 
 impl LogStore {
-    pub(super) fn new(log: GroupLog) -> LogStore {
-        LogStore { log }
+    pub(super) fn new(mended: Mended) -> LogStore {
+        LogStore { log: mended.log().clone(), mended }
     }
 
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
         if from >= to {
             return Ok(Vec::new());
         }
-        let entries = self.log.read(from..to, bytes_max).await?;
+        let entries = self.mended.read_patiently(from..to, bytes_max).await?;
         entries.into_iter().map(convert::from_log).collect()
     }
 }
@@ -115,7 +117,13 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
-        self.log.save_vote(convert::encode_vote(vote)).await
+        let saved = self.log.save_vote(convert::encode_vote(vote));
+        if planted!(VoteNotFsynced) {
+            // It is queued by then; a failure comes later, and nobody hears of it.
+            let _ = saved.now_or_never();
+            return Ok(());
+        }
+        saved.await
     }
 
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
@@ -133,6 +141,11 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(convert::to_log).collect();
+        if planted!(AckBeforeFsync) {
+            self.log.append(entries, Box::new(|_| {})).await?;
+            callback.io_completed(Ok(()));
+            return Ok(());
+        }
         let flushed = Box::new(move |result| callback.io_completed(result));
         self.log.append(entries, flushed).await
     }

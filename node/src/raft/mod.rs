@@ -13,6 +13,7 @@
 //! ```
 
 mod convert;
+mod founding;
 mod group;
 mod groups;
 mod inbound;
@@ -20,6 +21,8 @@ mod liveness;
 mod log_store;
 mod network;
 mod peer_stream;
+mod repair;
+mod snapshot;
 mod state_machine;
 mod types;
 
@@ -43,6 +46,12 @@ pub trait Machine: Send + 'static {
     /// Applies one committed command. A command that the machine does not know stops the group on this
     /// node: it is never skipped.
     fn apply(&mut self, at: EntryId, command: &Bytes) -> Result<Self::Reply, MachineError>;
+
+    /// What a planted bug replies before the command is applied; `None` where none is planted.
+    #[cfg(planted)]
+    fn foretell(&self, _at: EntryId, _command: &Bytes) -> Option<Self::Reply> {
+        None
+    }
 
     /// Notes that an entry without a command (blank, membership) was applied.
     fn advance(&mut self, _at: EntryId) {}
@@ -71,6 +80,12 @@ pub trait Machine: Send + 'static {
     /// Bytes of commands applied after which the state is checkpointed into the log.
     fn checkpoint_every_bytes(&self) -> u64 {
         16 << 20
+    }
+
+    /// The last entry that nobody needs any more; `None` when every one is. The log is purged up to the
+    /// newest checkpoint that is no further.
+    fn purgeable(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -111,6 +126,8 @@ pub struct Status {
     pub committed: Option<u64>,
     /// Newest entry applied here.
     pub applied: Option<u64>,
+    /// Everything up to here was purged from the local log.
+    pub purged: Option<u64>,
     /// On the leader: how far each replica is known to have the log. Empty elsewhere.
     pub matched: Vec<(NodeId, Option<u64>)>,
     /// Milliseconds since a quorum last answered; on the leader only.

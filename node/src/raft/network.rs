@@ -19,13 +19,17 @@ use openraft::raft::{
 };
 use openraft::{AnyError, OptionalSend};
 use tonic::transport::Channel;
+use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
 use tristream_proto::domain::{GroupId, NodeId};
 use tristream_proto::wire;
 use tristream_proto::wire::raft_client::RaftClient;
 
 use super::convert;
 use super::peer_stream::{IN_FLIGHT_MAX, Lane, PeerStream, Session};
+use super::snapshot::SnapshotOf;
 use super::types::{RaftVote, Types};
+use crate::disk::Room;
+use crate::log::Entry;
 use crate::net::Peers;
 use crate::roster::Roster;
 use crate::tasks::Tasks;
@@ -50,10 +54,22 @@ struct Way {
     entries: PeerStream,
     beats: PeerStream,
     control: Channel,
+    bulk: Channel,
 }
 
 impl Transport {
-    pub(super) fn new(peers: &Peers, roster: &Roster, incarnation: u64, tasks: &Tasks) -> Self {
+    #[cfg(test)]
+    pub(super) fn nowhere() -> Transport {
+        Transport { cluster: String::new(), me: NodeId(0), peers: BTreeMap::new() }
+    }
+
+    pub(super) fn new(
+        peers: &Peers,
+        roster: &Roster,
+        incarnation: u64,
+        room: &Room,
+        tasks: &Tasks,
+    ) -> Self {
         let way = |node: NodeId| {
             let hello = wire::Hello {
                 cluster: roster.cluster.clone(),
@@ -63,10 +79,11 @@ impl Transport {
             };
             let (bulk, control) = (peers.bulk(node)?, peers.control(node)?);
             let stream = |lane, channel: &Channel| {
-                PeerStream::new(lane, node, channel.clone(), hello.clone(), tasks.clone())
+                let (room, tasks) = (room.clone(), tasks.clone());
+                PeerStream::new(lane, node, channel.clone(), hello.clone(), room, tasks)
             };
             let entries = stream(Lane::Entries, &bulk);
-            Some((node, Way { entries, beats: stream(Lane::Beats, &control), control }))
+            Some((node, Way { entries, beats: stream(Lane::Beats, &control), control, bulk }))
         };
         let peers = roster.others().filter_map(|member| way(member.node)).collect();
         Transport { cluster: roster.cluster.clone(), me: roster.me, peers }
@@ -137,6 +154,45 @@ impl Connection {
             Err(_) => return Err(unreachable("no answer in time")),
         };
         convert::from_wire_appended(&answer).map_err(unreachable)
+    }
+
+    /// One message: a state is a few megabytes at most. It goes the way of bulk.
+    async fn send_snapshot(
+        &self,
+        vote: RaftVote,
+        snapshot: SnapshotOf,
+        deadline: Duration,
+    ) -> Result<SnapshotResponse<Types>, RpcError> {
+        let message = wire::GroupSnapshot {
+            group: self.group.0,
+            vote: Some(convert::to_wire_vote(&vote)),
+            last: snapshot.meta.last_log_id.as_ref().map(convert::to_wire_id),
+            state: snapshot.snapshot,
+            cluster: self.transport.cluster.clone(),
+        };
+        let mut client = RaftClient::new(self.way()?.bulk.clone())
+            .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+        let answer = call(deadline, client.install_snapshot(message)).await?;
+        let vote = convert::required_vote(answer.vote.as_ref()).map_err(unreachable)?;
+        Ok(SnapshotResponse::new(vote))
+    }
+
+    /// Entries that `to` holds; what it lacks is left out. They go the way of bulk.
+    pub(super) async fn fetch_entries(
+        &self,
+        indexes: &[u64],
+        deadline: Duration,
+    ) -> Result<Vec<Entry>, RpcError> {
+        let message = wire::GroupIndexes {
+            group: self.group.0,
+            cluster: self.transport.cluster.clone(),
+            indexes: indexes.to_vec(),
+        };
+        let mut client = RaftClient::new(self.way()?.bulk.clone())
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+        let answer = call(deadline, client.fetch_entries(message)).await?;
+        let entries = answer.entries.into_iter().map(convert::from_wire_log_entry);
+        entries.collect::<std::io::Result<_>>().map_err(unreachable)
     }
 
     fn vote_message(&self, request: &VoteRequest<Types>) -> wire::GroupVote {
@@ -221,13 +277,18 @@ impl RaftNetworkV2<Types> for Connection {
 
     async fn full_snapshot(
         &mut self,
-        _vote: RaftVote,
-        _snapshot: openraft::alias::SnapshotOf<Types, bytes::Bytes>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        vote: RaftVote,
+        snapshot: SnapshotOf,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let why = AnyError::error("logs are never purged, so no snapshot is ever built or sent");
-        Err(StreamingError::Unreachable(Unreachable::new(&why)))
+        let fail =
+            |why: String| StreamingError::Unreachable(Unreachable::new(&AnyError::error(why)));
+        let sent = self.send_snapshot(vote, snapshot, option.hard_ttl());
+        tokio::select! {
+            sent = sent => sent.map_err(|error| fail(error.to_string())),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
     }
 
     async fn transfer_leader(

@@ -21,6 +21,7 @@ use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
 use tristream_proto::wire;
 use tristream_proto::wire::raft_client::RaftClient;
 
+use crate::disk::Room;
 use crate::tasks::{Kind, Tasks};
 
 /// Requests of one session that may be unanswered.
@@ -49,6 +50,7 @@ pub(super) struct PeerStream {
     peer: NodeId,
     channel: Channel,
     hello: wire::Hello,
+    room: Room,
     tasks: Tasks,
     sessions_made: AtomicU64,
     state: tokio::sync::Mutex<State>,
@@ -82,6 +84,7 @@ impl PeerStream {
         peer: NodeId,
         channel: Channel,
         hello: wire::Hello,
+        room: Room,
         tasks: Tasks,
     ) -> Self {
         PeerStream {
@@ -89,6 +92,7 @@ impl PeerStream {
             peer,
             channel,
             hello,
+            room,
             tasks,
             sessions_made: AtomicU64::new(0),
             state: tokio::sync::Mutex::default(),
@@ -167,11 +171,15 @@ impl PeerStream {
         let sessions = Mutex::new(Some(HashMap::new()));
         let connection = Arc::new(Connection { frames, sessions });
         let (reader, peer) = (Arc::downgrade(&connection), self.peer);
+        let room = self.room.clone();
         self.tasks.spawn(Kind::PeerStream, async move {
             while let Some(answer) = incoming.next().await {
                 let Some(connection) = reader.upgrade() else { return };
                 match answer {
-                    Ok(answer) => connection.deliver(answer),
+                    Ok(answer) => {
+                        room.heard(peer, answer.storage_full);
+                        connection.deliver(answer);
+                    }
                     Err(status) => {
                         tracing::debug!(%peer, %status, "a stream broke");
                         break;

@@ -1,4 +1,5 @@
-//! Drops closed shards all of whose records have expired, by the clock of the metadata leader.
+//! Drops closed shards all of whose records have expired: trimmed, as this node's replica has applied,
+//! and past the retention since they were closed, by the clock of the metadata leader.
 //!
 //! The reconcilers then find their groups in no stream, and destroy them.
 
@@ -10,17 +11,28 @@ use tristream_proto::domain::{Shard, Timestamp};
 use super::due::is_served;
 use crate::clock::Clock;
 use crate::metadata::{self, Command, Outcome, Stream, View};
+use crate::router::Router;
 
 /// How often closed shards are looked at; also the pause after a failure.
 const TICK: Duration = Duration::from_secs(1);
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Looks forever.
-pub(super) async fn run(metadata: &metadata::Handle, clock: &dyn Clock, retention: Option<u64>) {
+pub(super) async fn run(
+    metadata: &metadata::Handle,
+    router: &Router,
+    clock: &dyn Clock,
+    retention: Option<u64>,
+) {
+    // A replica that is not open here has nothing to say: the shard stays.
+    let is_empty = |shard: &Shard| {
+        router.local_shard(shard.group).is_some_and(|shard| shard.retained().is_empty())
+    };
+
     let mut failures: u32 = 0;
     loop {
         let mut failed = None;
-        for command in due(&metadata.view(), clock.now(), retention) {
+        for command in due(&metadata.view(), clock.now(), retention, is_empty) {
             match metadata.propose(&command, PROPOSE_DEADLINE).await {
                 Ok((_, Outcome::Done)) => tracing::info!(?command, "closed shards expired"),
                 Ok((_, outcome)) => failed = Some(format!("{outcome:?}")),
@@ -35,13 +47,20 @@ pub(super) async fn run(metadata: &metadata::Handle, clock: &dyn Clock, retentio
     }
 }
 
-/// The shards to drop, stream by stream. `retention` overrules the streams', in seconds.
-pub(super) fn due(view: &View, now: Timestamp, retention: Option<u64>) -> Vec<Command> {
+/// The shards to drop, stream by stream. `retention` overrules the streams', in seconds; `is_empty`
+/// tells whether all records of a shard were trimmed.
+pub(super) fn due(
+    view: &View,
+    now: Timestamp,
+    retention: Option<u64>,
+    is_empty: impl Fn(&Shard) -> bool,
+) -> Vec<Command> {
     let expired = |stream: &Stream| {
         let seconds = retention.unwrap_or(u64::from(stream.retention_hours) * 3600);
         // No record has a later stamp than the closed second.
         let is_expired = |shard: &&Shard| {
-            shard.closed_second.is_some_and(|closed| closed.saturating_add(seconds) < now.seconds())
+            let is_late = |closed: u64| closed.saturating_add(seconds) < now.seconds();
+            shard.closed_second.is_some_and(is_late) && is_empty(shard)
         };
         let shards: Vec<_> =
             stream.map.shards().iter().filter(is_expired).map(|shard| shard.id).collect();

@@ -78,6 +78,7 @@ pub fn start(parts: Parts, tasks: &Tasks) {
     };
     on_demand::start(watching, tasks);
     let leader = metadata.watch_leader();
+    let expiring = router.clone();
     let calls =
         Cluster { metadata: metadata.clone(), router, groups, clock: clock.clone(), failpoints };
     let driver = Driver::new(metadata.watch(), calls, metrics);
@@ -86,7 +87,7 @@ pub fn start(parts: Parts, tasks: &Tasks) {
         while_leading(of_driver, || driver.drive().boxed()).await;
     });
     tasks.spawn(Kind::Resharder, async move {
-        let expire = || expire::run(&metadata, &*clock, retention).boxed();
+        let expire = || expire::run(&metadata, &expiring, &*clock, retention).boxed();
         while_leading(of_expiry, expire).await;
     });
 }

@@ -188,6 +188,14 @@ impl<C: Calls> Saga<'_, C> {
         parent: &Shard,
         after: u64,
     ) -> Result<((ShardId, Sealed), WindowPart), Stuck> {
+        if planted!(SplitWithoutSeal) {
+            // Said to be sealed where its window ends, and never sealed.
+            let rest = self.window(SEAL, parent, after).await?;
+            let now = self.calls.now();
+            let closed_second = now.seconds().max(parent.creation_second);
+            let sealed = Sealed { closed_second, last_arrival: now, end: rest.upto };
+            return Ok(((parent.id, sealed), rest));
+        }
         let sealed = self.calls.seal(parent, after).await;
         let (sealed, rest) = sealed.map_err(|error| Stuck::new(SEAL, error))?;
         Ok(((parent.id, sealed), rest))

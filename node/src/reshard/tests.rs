@@ -204,22 +204,26 @@ fn closed_shards_expire_when_the_retention_is_over_to_the_second() {
     let newest = Shard { id: ShardId::from(9), ..open.clone() };
     let shards = vec![closed(0, 100), closed(1, 101), newest];
     stream.map = ShardMap::new(stream.map.version(), shards).expect("tiles");
-    let due = |stream: &Stream, second: u64, retention| {
+    let due_when = |stream: &Stream, second: u64, retention, is_empty: fn(&Shard) -> bool| {
         let mut view = View::default();
         view.streams.insert(stream.name.clone(), Arc::new(stream.clone()));
         let dropped = |command: Command| match command {
             Command::ExpireShards { shards, .. } => shards,
             other => panic!("not expected: {other:?}"),
         };
-        let due = expire::due(&view, Timestamp(second * 1000 + 999), retention);
+        let due = expire::due(&view, Timestamp(second * 1000 + 999), retention, is_empty);
         due.into_iter().flat_map(dropped).map(|id| id.index()).collect::<Vec<_>>()
     };
+    let due = |stream: &Stream, second, retention| due_when(stream, second, retention, |_| true);
     let day = 24 * 3600;
     for (retention, seconds) in [(None, day), (Some(5), 5), (Some(0), 0)] {
         assert_eq!(due(&stream, 100 + seconds, retention), [0; 0]);
         assert_eq!(due(&stream, 101 + seconds, retention), [0]);
         assert_eq!(due(&stream, 102 + seconds, retention), [0, 1]);
         assert_eq!(due(&stream, u64::MAX / 2000, retention), [0, 1], "open shards stay");
+        let first_is_empty = |shard: &Shard| shard.id == ShardId::from(0);
+        let due = due_when(&stream, 102 + seconds, retention, first_is_empty);
+        assert_eq!(due, [0], "the other one's records were not trimmed yet");
     }
     stream.status = StreamStatus::Deleting;
     assert_eq!(due(&stream, u64::MAX / 2000, None), [0; 0]);

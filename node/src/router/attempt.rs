@@ -93,6 +93,7 @@ impl From<AppendError> for Miss {
             AppendError::NotLeader { leader } => Miss::Elsewhere { leader, why },
             AppendError::Unavailable(_) => Miss::Elsewhere { leader: None, why },
             AppendError::Throttled { .. } => Miss::Final(Error::Throttled(why)),
+            AppendError::StorageFull(why) => Miss::Final(Error::StorageFull(why)),
             AppendError::Sealed => Miss::elsewhere(why),
             AppendError::Invalid(why) => Miss::Final(Error::Invalid(why)),
             AppendError::Unknown(why) => Miss::Final(Error::Unknown(why)),

@@ -12,7 +12,9 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Response, Status};
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
-use tristream_proto::domain::{GroupId, InvalidSequenceNumber, MapVersion, NodeId, SequenceNumber};
+use tristream_proto::domain::{
+    GroupId, InvalidSequenceNumber, MapVersion, NodeId, SequenceNumber, Timestamp,
+};
 use tristream_proto::wire;
 use tristream_proto::wire::peer_client::PeerClient;
 use tristream_proto::wire::refusal::Kind;
@@ -150,6 +152,13 @@ impl Forward {
         harmless(client.led_groups(bounded(request, left)), left).await
     }
 
+    /// What a node's clock says.
+    pub(super) async fn clock(&self, node: NodeId, left: Duration) -> Result<Timestamp, Miss> {
+        let mut client = self.peer(node)?;
+        let asked = client.clock(bounded(wire::ClockRequest {}, left));
+        Ok(Timestamp(harmless(asked, left).await?.now_ms))
+    }
+
     fn tristream(&self, node: NodeId) -> Result<TristreamClient<Channel>, Miss> {
         Ok(TristreamClient::new(self.channel(node)?)
             .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
@@ -262,6 +271,7 @@ fn refused(refusal: Option<wire::Refusal>) -> Result<(), Miss> {
         Kind::StreamNotFound | Kind::StaleMap => Miss::elsewhere(why),
         Kind::Unavailable => Miss::elsewhere(why),
         Kind::Throttled => Miss::Final(Error::Throttled(why)),
+        Kind::StorageFull => Miss::Final(Error::StorageFull(why)),
         Kind::Invalid => Miss::Final(Error::Invalid(why)),
         // All but the first are no answers to what is forwarded; what we do not understand we do not
         // repeat.

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod barrier;
+mod clocks;
 mod forward;
 mod loads;
 mod puts;
@@ -29,6 +30,7 @@ use crate::raft::Groups;
 use crate::roster::Roster;
 use crate::shard::{self, Shards};
 
+pub use clocks::ClockSample;
 pub use streams::Fresh;
 
 use barrier::Barriers;
@@ -89,6 +91,9 @@ pub enum Error {
     /// The shard's queue is full.
     #[error("throttled: {0}")]
     Throttled(String),
+    /// The disk of a replica is nearly full. Did not happen.
+    #[error("not stored: {0}")]
+    StorageFull(String),
     /// No leader or no quorum could be reached within the deadline. Did not happen.
     #[error("unavailable: {0}")]
     Unavailable(String),
@@ -107,7 +112,10 @@ impl Error {
     /// May the caller send it again?
     pub fn retry(&self) -> Retry {
         match self {
-            Error::Throttled(_) | Error::Unavailable(_) | Error::Unknown(_) => Retry::Later,
+            Error::Throttled(_)
+            | Error::StorageFull(_)
+            | Error::Unavailable(_)
+            | Error::Unknown(_) => Retry::Later,
             Error::Damaged(_) => Retry::Elsewhere,
             _ => Retry::Never,
         }

@@ -20,21 +20,25 @@ impl Router {
     /// Nodes, groups, leaders and lag, gathered from every node that answers within a second.
     pub async fn cluster_status(&self) -> wire::ClusterStatusResponse {
         let roster = &self.inner.roster;
-        let (versions, mut groups) = self.all_groups().await;
+        let (answers, mut groups) = self.all_groups().await;
         groups.iter_mut().filter_map(|group| group.load.as_mut()).for_each(thin);
         let node = |member: &crate::roster::Member| {
-            let version = versions.get(&member.node);
+            let answer = answers.get(&member.node);
             let is_me = member.node == roster.me;
             wire::NodeStatus {
                 id: member.node.0,
                 az: member.az.clone(),
                 kinesis: member.kinesis.clone(),
                 peer: member.peer.clone(),
-                alive: is_me || version.is_some(),
-                version: match version {
-                    Some(version) => version.clone(),
+                alive: is_me || answer.is_some(),
+                version: match answer {
+                    Some(answer) => answer.version.clone(),
                     None if is_me => VERSION.to_owned(),
                     None => String::new(),
+                },
+                storage: match answer {
+                    None if is_me => self.storage(),
+                    answer => answer.and_then(|answer| answer.storage),
                 },
             }
         };
@@ -42,27 +46,42 @@ impl Router {
         wire::ClusterStatusResponse { cluster: roster.cluster.clone(), nodes, groups }
     }
 
-    /// Versions of the other nodes that answer within a second, and every group as its leader tells it.
-    pub(super) async fn all_groups(&self) -> (BTreeMap<NodeId, String>, Vec<wire::GroupStatus>) {
+    /// The other nodes that answer within a second, without their groups, and every group as its leader
+    /// tells it.
+    pub(super) async fn all_groups(
+        &self,
+    ) -> (BTreeMap<NodeId, wire::LedGroupsResponse>, Vec<wire::GroupStatus>) {
         let ask = self.inner.roster.others().map(|member| async move {
             let answer = self.inner.forward.led_groups(member.node, ANSWER_TIME).await;
             (member.node, answer.ok())
         });
-        let (mut versions, mut told) = (BTreeMap::new(), vec![]);
+        let (mut answers, mut told) = (BTreeMap::new(), vec![]);
         for (node, answer) in join_all(ask).await {
-            let Some(wire::LedGroupsResponse { version, groups, .. }) = answer else { continue };
-            versions.insert(node, version);
+            let Some(mut answer) = answer else { continue };
+            let groups = std::mem::take(&mut answer.groups);
+            answers.insert(node, answer);
             // Leaders speak for themselves only.
             told.extend(groups.into_iter().filter(|group| group.leader == node.0));
         }
-        (versions, merge(self.known_groups(), told.into_iter()))
+        (answers, merge(self.known_groups(), told.into_iter()))
     }
 
-    /// What this node tells another that gathers: the groups it leads.
+    /// What this node tells another that gathers: the groups it leads, and the room it has.
     pub fn led_groups(&self) -> wire::LedGroupsResponse {
         let me = self.inner.roster.me.0;
         let groups = self.known_groups().into_iter().filter(|group| group.leader == me).collect();
-        wire::LedGroupsResponse { node: me, version: VERSION.to_owned(), groups }
+        let (version, storage) = (VERSION.to_owned(), self.storage());
+        wire::LedGroupsResponse { node: me, version, groups, storage }
+    }
+
+    fn storage(&self) -> Option<wire::StorageStatus> {
+        let storage = self.inner.groups.room().storage()?;
+        Some(wire::StorageStatus {
+            free_bytes: storage.free_bytes,
+            total_bytes: storage.total_bytes,
+            reserve_bytes: storage.reserve_bytes,
+            low: storage.is_low,
+        })
     }
 
     /// Every group of the view, as this node sees it.

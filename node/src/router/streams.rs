@@ -196,6 +196,15 @@ impl Router {
         self.inner.metadata.propose(command, deadline).await
     }
 
+    /// Refuses what needs room for records to come. The metadata leader hears of every disk; a node that
+    /// follows knows of its own at least.
+    pub fn check_room(&self, command: &Command) -> Result<(), Error> {
+        match (command, self.inner.groups.room().refusal()) {
+            (Command::CreateStream { .. }, Some(why)) => Err(Error::StorageFull(why)),
+            _ => Ok(()),
+        }
+    }
+
     /// Carries a command out at the metadata leader, and waits for it here.
     async fn change(
         &self,
@@ -221,7 +230,10 @@ impl Router {
             let json = json.clone();
             Box::pin(async move {
                 match route {
-                    Route::Here => Ok(self.propose_here(command, left).await?),
+                    Route::Here => {
+                        self.check_room(command).map_err(Miss::Final)?;
+                        Ok(self.propose_here(command, left).await?)
+                    }
                     Route::There(node) => {
                         self.inner.forward.propose_metadata(node, json, left).await
                     }

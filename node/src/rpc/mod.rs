@@ -4,6 +4,7 @@
 //! before the floors below exist: until their slot is filled, a service answers UNAVAILABLE.
 
 pub mod client_service;
+mod gate;
 pub mod peer_service;
 pub mod raft_service;
 pub mod status;
@@ -12,9 +13,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tonic::transport::Server;
+use tower::util::option_layer;
 use tristream_proto::domain::limits::GRPC_MESSAGE_BYTES_MAX;
 use tristream_proto::wire::raft_server::RaftServer;
 
+use crate::faults::Faults;
 use crate::founding::SelfPortrait;
 use crate::net::{Listener, Stream};
 use crate::raft::Inbound;
@@ -64,8 +67,13 @@ pub fn services(
     (services, Slots { inbound, router })
 }
 
-/// Serves until the node stops.
-pub fn serve(listener: Box<dyn Listener>, services: Services, tasks: &Tasks) {
+/// Serves until the node stops; behind `faults`, where they are allowed.
+pub fn serve(
+    listener: Box<dyn Listener>,
+    services: Services,
+    faults: Option<Faults>,
+    tasks: &Tasks,
+) {
     let Services { raft, peer, client } = services;
     let raft = RaftServer::new(raft)
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
@@ -73,6 +81,7 @@ pub fn serve(listener: Box<dyn Listener>, services: Services, tasks: &Tasks) {
     let server = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES * 2)
+        .layer(option_layer(faults.map(gate::Gate::new)))
         .add_service(raft)
         .add_service(peer.into_server())
         .add_service(client.into_server());

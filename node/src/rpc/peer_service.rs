@@ -58,6 +58,7 @@ impl PeerService {
         let router = self.router()?;
         let invalid = |e: serde_json::Error| status::refusal(Kind::Invalid, e.to_string());
         let command = serde_json::from_slice(&request.command).map_err(invalid)?;
+        router.check_room(&command).map_err(|e| status::of_router(&e))?;
         let proposed = router.propose_here(&command, bounded(request.deadline_ms)).await;
         let (index, outcome) = proposed.map_err(|e| status::of_propose(&e))?;
         // It happened, so whatever goes wrong from here is an unknown outcome for who asked.
@@ -170,6 +171,16 @@ impl Peer for PeerService {
             wire::InheritResponse { refusal: Some(refusal), ..Default::default() }
         });
         Ok(Response::new(answer))
+    }
+
+    async fn clock(
+        &self,
+        _: Request<wire::ClockRequest>,
+    ) -> Result<Response<wire::ClockResponse>, Status> {
+        match &*self.router.borrow() {
+            Some(router) => Ok(Response::new(wire::ClockResponse { now_ms: router.now().0 })),
+            None => Err(Status::unavailable(NOT_YET)),
+        }
     }
 
     async fn led_groups(

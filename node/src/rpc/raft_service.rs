@@ -59,6 +59,20 @@ impl Raft for RaftService {
         Ok(Response::new(self.inbound()?.pre_vote(request.into_inner()).await?))
     }
 
+    async fn install_snapshot(
+        &self,
+        request: Request<wire::GroupSnapshot>,
+    ) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        Ok(Response::new(self.inbound()?.install_snapshot(request.into_inner()).await?))
+    }
+
+    async fn fetch_entries(
+        &self,
+        request: Request<wire::GroupIndexes>,
+    ) -> Result<Response<wire::GroupEntries>, Status> {
+        Ok(Response::new(self.inbound()?.fetch_entries(request.into_inner()).await?))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<wire::GroupTransfer>,

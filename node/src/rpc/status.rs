@@ -38,6 +38,7 @@ pub fn of_append(error: &AppendError) -> wire::Refusal {
     match error {
         AppendError::NotLeader { leader } => not_leader(text, *leader),
         AppendError::Throttled { .. } => refusal(Kind::Throttled, text),
+        AppendError::StorageFull(_) => refusal(Kind::StorageFull, text),
         AppendError::Unavailable(_) => refusal(Kind::Unavailable, text),
         AppendError::Sealed => refusal(Kind::StaleMap, text),
         AppendError::Invalid(_) => refusal(Kind::Invalid, text),
@@ -77,6 +78,7 @@ pub fn of_router(error: &router::Error) -> wire::Refusal {
         | router::Error::BadRange(_) => Kind::Invalid,
         router::Error::ChangeLimit(_) => Kind::LimitExceeded,
         router::Error::Throttled(_) => Kind::Throttled,
+        router::Error::StorageFull(_) => Kind::StorageFull,
         router::Error::Unavailable(_) | router::Error::Damaged(_) => Kind::Unavailable,
         router::Error::Unknown(_) => Kind::Unknown,
         router::Error::Invalid(_) => Kind::Invalid,
@@ -99,6 +101,7 @@ mod tests {
             router::Error::AlreadyExists(name),
             router::Error::ShardLimit { open: 1, limit: 1 },
             router::Error::Throttled(text()),
+            router::Error::StorageFull(text()),
             router::Error::Unavailable(text()),
             router::Error::Unknown(text()),
             router::Error::Invalid(text()),
@@ -110,6 +113,7 @@ mod tests {
         }
         assert_eq!(of_append(&AppendError::Unknown(text())).kind(), Kind::Unknown);
         assert_eq!(of_append(&AppendError::Unavailable(text())).kind(), Kind::Unavailable);
+        assert_eq!(of_append(&AppendError::StorageFull(text())).kind(), Kind::StorageFull);
         assert_eq!(of_propose(&ProposeError::Unknown(text())).kind(), Kind::Unknown);
         assert_eq!(of_propose(&ProposeError::Unavailable(text())).kind(), Kind::Unavailable);
     }

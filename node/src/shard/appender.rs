@@ -62,6 +62,8 @@ pub(super) trait Target: Send + Sync + 'static {
     fn watch_leader(&self) -> watch::Receiver<Leadership>;
     /// See [`Group::in_touch`].
     fn in_touch(&self) -> bool;
+    /// See [`Group::no_room`].
+    fn no_room(&self) -> Option<String>;
 }
 
 impl Target for Group<ShardMachine> {
@@ -96,6 +98,10 @@ impl Target for Group<ShardMachine> {
 
     fn in_touch(&self) -> bool {
         Group::in_touch(self)
+    }
+
+    fn no_room(&self) -> Option<String> {
+        Group::no_room(self)
     }
 }
 

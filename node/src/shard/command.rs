@@ -8,6 +8,7 @@
 //! 3 Inherit  parts u8, per part: parent u32 | after u64 | upto u64 | bytes u32 | rows (window.rs);
 //!            opens u8; if 1: creation second u64 | last arrival u64 |
 //!                            parents u8, per parent: shard u32 | end u64
+//! 4 Trim     upto u64: the last entry that no reader is shown any more
 //! ```
 //!
 //! Invariant: bytes with a tag that this build does not know are an error, never skipped. Must not
@@ -24,6 +25,7 @@ use super::{Opening, WindowPart};
 const TAG_APPEND: u8 = 1;
 const TAG_SEAL: u8 = 2;
 const TAG_INHERIT: u8 = 3;
+const TAG_TRIM: u8 = 4;
 /// The tag and a batch's header, and the length of its calls.
 const OVERHEAD_BYTES: usize = 1 + 13 + 4;
 const _: () = assert!(OVERHEAD_BYTES <= BATCH_OVERHEAD_BYTES_MAX);
@@ -52,6 +54,11 @@ pub(super) enum Outline {
     },
     /// A child is given what its parents remember, or is opened.
     Inherit,
+    /// Records have expired.
+    Trim {
+        /// Those up to this entry.
+        upto: u64,
+    },
 }
 
 /// The command that stores `batch`.
@@ -69,6 +76,14 @@ pub(super) fn seal(stamp: Timestamp) -> Bytes {
     let mut command = BytesMut::with_capacity(1 + 8);
     command.put_u8(TAG_SEAL);
     command.put_u64_le(stamp.0);
+    command.freeze()
+}
+
+/// The command that lets the records up to entry `upto` go.
+pub(super) fn trim(upto: u64) -> Bytes {
+    let mut command = BytesMut::with_capacity(1 + 8);
+    command.put_u8(TAG_TRIM);
+    command.put_u64_le(upto);
     command.freeze()
 }
 
@@ -124,6 +139,10 @@ pub(super) fn outline(command: &[u8]) -> Result<Outline, CommandError> {
         }
         Some((&TAG_SEAL, rest)) => Err(CommandError(format!("a seal of {} bytes", rest.len()))),
         Some((&TAG_INHERIT, _)) => Ok(Outline::Inherit),
+        Some((&TAG_TRIM, mut upto)) if upto.len() == 8 => {
+            Ok(Outline::Trim { upto: upto.get_u64_le() })
+        }
+        Some((&TAG_TRIM, rest)) => Err(CommandError(format!("a trim of {} bytes", rest.len()))),
         Some((tag, _)) => Err(CommandError(format!("unknown tag {tag}"))),
         None => Err(CommandError("no bytes".to_owned())),
     }
@@ -208,6 +227,14 @@ mod tests {
     }
 
     #[test]
+    fn a_trim_round_trips() {
+        let command = trim(1 << 40);
+        assert_eq!(outline(&command), Ok(Outline::Trim { upto: 1 << 40 }));
+        assert!(outline(&command[..8]).is_err());
+        assert!(outline(&[&command[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
     fn an_inheritance_round_trips() {
         let part = |parent, rows: &'static [u8]| WindowPart {
             parent: ShardId::from(parent),
@@ -244,7 +271,7 @@ mod tests {
     #[test]
     fn what_this_build_does_not_know_is_refused() {
         let empty = append(&Batch { arrival: Timestamp(1), records: vec![] });
-        for bad in [&[][..], &[0], &[4, 1, 0], &[TAG_APPEND], &[TAG_APPEND, 1, 0], &empty] {
+        for bad in [&[][..], &[0], &[5, 1, 0], &[TAG_APPEND], &[TAG_APPEND, 1, 0], &empty] {
             assert!(outline(bad).is_err(), "{bad:?}");
         }
         assert!(outline(&[TAG_SEAL, 1, 2, 3]).is_err());

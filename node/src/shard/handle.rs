@@ -23,6 +23,13 @@ use crate::log::Entry;
 use crate::metrics::{Metrics, Refusal};
 use crate::raft::{Group, Leadership, Status};
 
+mod trimming;
+
+pub use trimming::Retained;
+
+/// How often the horizon may move under one read; each move takes a decision of the leader's.
+const HORIZON_MOVES_MAX: usize = 8;
+
 /// A handle on one open shard of this node.
 #[derive(Clone)]
 pub struct Handle {
@@ -165,11 +172,13 @@ impl Handle {
         bytes_max: usize,
     ) -> Result<Page, ReadError> {
         let Inner { group, metrics, .. } = &*self.inner;
-        let extent = self.extent();
         // Whoever asks: nobody gets more than one answer of the door may hold.
         let (count_max, bytes_max) =
             (count_max.min(GET_RECORDS_COUNT_MAX), bytes_max.min(GET_RECORDS_BYTES_MAX));
-        let mut page = reader::page(group, &extent, from, count_max, bytes_max).await?;
+        let page = |extent: Extent| async move {
+            reader::page(group, &extent, from, count_max, bytes_max).await
+        };
+        let mut page = self.within_horizon(page).await?;
         page.newest_arrival = group.inspect(ShardMachine::newest_arrival);
         let bytes = page.records.iter().map(|record| record.data.len()).sum();
         metrics.observe_read(page.records.len(), bytes);
@@ -177,13 +186,18 @@ impl Handle {
     }
 
     /// The position at which a read of `from` begins, by what this replica knows to be committed.
+    /// Where a read of the horizon begins is settled by the read: it may move until then.
     pub async fn seek(&self, from: ReadFrom) -> Result<RecordPosition, ReadError> {
-        let extent = self.extent();
         match from {
             ReadFrom::TrimHorizon => Ok(RecordPosition::default()),
             ReadFrom::At(position) => Ok(position),
-            ReadFrom::Latest => Ok(RecordPosition { index: extent.end(), position: 0 }),
-            ReadFrom::Time(time) => reader::seek_time(&self.inner.group, &extent, time).await,
+            ReadFrom::Latest => Ok(RecordPosition { index: self.extent().end(), position: 0 }),
+            ReadFrom::Time(time) => {
+                let group = &self.inner.group;
+                let seek =
+                    |extent: Extent| async move { reader::seek_time(group, &extent, time).await };
+                self.within_horizon(seek).await
+            }
         }
     }
 
@@ -235,16 +249,36 @@ impl Handle {
         self.inner.closing.cancel();
     }
 
+    /// Reads, and reads again when the horizon moved meanwhile: what failed may have been purged.
+    async fn within_horizon<T, F: Future<Output = Result<T, ReadError>>>(
+        &self,
+        read: impl Fn(Extent) -> F,
+    ) -> Result<T, ReadError> {
+        let mut extent = self.extent();
+        for _ in 0..HORIZON_MOVES_MAX {
+            let answer = read(extent).await;
+            let now = self.extent();
+            if answer.is_ok() || now.kept_from <= extent.kept_from {
+                return answer;
+            }
+            extent = now;
+        }
+        Err(ReadError::Unavailable("the shard is trimmed faster than it is read".to_owned()))
+    }
+
     fn extent(&self) -> Extent {
         // Before the machine is asked: a seal that was applied in between then lies behind, and
         // what lies behind a seal is never taken for records.
         let applied = *self.inner.applied.borrow();
-        let (opened, sealed) =
-            self.inner.group.inspect(|machine| (machine.opened(), machine.sealed()));
+        let look = |machine: &ShardMachine| (machine.opened(), machine.sealed(), machine.trimmed());
+        let (opened, sealed, trimmed) = self.inner.group.inspect(look);
+        // A replica that began at a checkpoint may not have applied yet what let it be purged.
+        let gone = trimmed.max(self.inner.group.purged());
         let creation_second = opened.map_or(0, |opened| opened.creation_second);
         Extent {
             first: SequenceNumber::start_of(self.inner.shard.id, creation_second),
             begin: opened.map(|opened| opened.index),
+            kept_from: gone.map_or(0, |gone| gone + 1),
             applied,
             seal: sealed.map(|sealed| sealed.end),
         }
@@ -261,6 +295,7 @@ fn reason(error: &AppendError) -> Option<Refusal> {
     match error {
         AppendError::NotLeader { .. } => Some(Refusal::NotLeader),
         AppendError::Throttled { .. } => Some(Refusal::Throttled),
+        AppendError::StorageFull(_) => Some(Refusal::StorageFull),
         AppendError::Unavailable(_) => Some(Refusal::Unavailable),
         AppendError::Unknown(_) => Some(Refusal::Unknown),
         AppendError::Invalid(_) | AppendError::Sealed => None,

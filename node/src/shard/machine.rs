@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Invariant: indexes rise and arrivals never fall; records are stored only while the shard is
-//! open, whatever its log holds; the state is a function of the applied entries. Pure: no clock, no
-//! randomness, no I/O. Must not know who proposed, or who reads.
+//! open, whatever its log holds; what was trimmed stays so; the state is a function of the applied
+//! entries. Pure: no clock, no randomness, no I/O. Must not know who proposed, or who reads.
 
 mod checkpoint;
 
@@ -49,6 +49,8 @@ pub(super) enum Outcome {
     Sealed(Sealed),
     /// What a child has now.
     Inherited(Inherited),
+    /// Records up to this entry are gone, by this command or an earlier one.
+    Trimmed(u64),
     /// Nothing: the shard was not open.
     NoEffect(Closed),
 }
@@ -109,6 +111,8 @@ pub(super) struct ShardMachine {
     /// Of each parent, the entry up to which its window is here.
     parents: Vec<(ShardId, u64)>,
     sealed: Option<Sealed>,
+    /// The last entry that no reader is shown any more.
+    trimmed: Option<u64>,
     window: Window,
 }
 
@@ -126,6 +130,7 @@ impl ShardMachine {
             opened: shard.parents.is_empty().then_some(root),
             parents: shard.parents.iter().map(|&parent| (parent, 0)).collect(),
             sealed: None,
+            trimmed: None,
             window: Window::default(),
         }
     }
@@ -161,6 +166,21 @@ impl ShardMachine {
         self.sealed
     }
 
+    /// The newest record's entry and stamp.
+    pub(super) fn newest(&self) -> Option<(u64, Timestamp)> {
+        self.newest.map(|newest| (newest.first.position().index, newest.arrival))
+    }
+
+    /// The last entry that no reader is shown any more.
+    pub(super) fn trimmed(&self) -> Option<u64> {
+        self.trimmed
+    }
+
+    /// The newest applied entry.
+    pub(super) fn applied_index(&self) -> Option<u64> {
+        self.applied.map(|applied| applied.index)
+    }
+
     /// Why the shard takes no records, when it takes none.
     pub(super) fn closed(&self) -> Option<Closed> {
         match (self.opened, self.sealed) {
@@ -177,6 +197,9 @@ impl ShardMachine {
 
     /// The number of the record that came from `origin`, while it is remembered.
     pub(super) fn find(&self, origin: Origin) -> Option<SequenceNumber> {
+        if planted!(NoDedupe) {
+            return None;
+        }
         self.window.find(origin)
     }
 
@@ -214,12 +237,7 @@ impl ShardMachine {
         let runs = command::calls(command).map_err(damaged)?;
         let last = self.last_arrival;
         assert!(arrival >= last, "arrival went back from {last} to {arrival} at {at:?}");
-        let first = SequenceNumber {
-            creation_second: opened.creation_second,
-            shard: self.shard,
-            counter: RecordPosition { index: at.index, position: 0 }.counter(),
-            record_second: arrival.seconds(),
-        };
+        let first = first_number(self.shard, opened, at, arrival);
         let appended = Appended { first, arrival, count };
         self.records += u64::from(count);
         self.bytes += command.len() as u64;
@@ -252,6 +270,13 @@ impl ShardMachine {
         Ok(self.inherited())
     }
 
+    /// Never goes back, and reaches no entry to come: its leader may have proposed it long ago.
+    fn trim(&mut self, at: EntryId, upto: u64) -> Outcome {
+        let upto = upto.min(at.index.saturating_sub(1)).max(self.trimmed.unwrap_or(0));
+        self.trimmed = Some(upto);
+        Outcome::Trimmed(upto)
+    }
+
     /// A part that leaves a gap is not taken, nor one that brings nothing new.
     fn take_part(&mut self, at: EntryId, part: &WindowPart, rows: Rows) {
         let parent = self.parents.iter_mut().find(|(parent, _)| *parent == part.parent);
@@ -259,6 +284,9 @@ impl ShardMachine {
             && (part.after..part.upto).contains(upto)
         {
             *upto = part.upto;
+            if planted!(WindowNotHanded) {
+                return;
+            }
             self.window.absorb(rows, at.index);
         }
     }
@@ -292,9 +320,19 @@ impl Machine for ShardMachine {
             }
             (Outline::Seal { .. }, None) => Outcome::NoEffect(Closed::Waiting),
             (Outline::Inherit, _) => Outcome::Inherited(self.inherit(at, command)?),
+            (Outline::Trim { upto }, Some(_)) => self.trim(at, upto),
+            (Outline::Trim { .. }, None) => Outcome::NoEffect(Closed::Waiting),
         };
         self.step(at);
         Ok(Reply { outcome, forgotten: self.window.evict(self.last_arrival) })
+    }
+
+    #[cfg(planted)]
+    fn foretell(&self, at: EntryId, command: &Bytes) -> Option<Reply> {
+        let Ok(Outline::Append { arrival, count }) = command::outline(command) else { return None };
+        let opened = self.opened.filter(|_| self.closed().is_none())?;
+        let first = first_number(self.shard, opened, at, arrival);
+        Some(Reply { outcome: Outcome::Appended(Appended { first, arrival, count }), forgotten: 0 })
     }
 
     fn advance(&mut self, at: EntryId) {
@@ -312,6 +350,23 @@ impl Machine for ShardMachine {
 
     fn checkpoint_every_bytes(&self) -> u64 {
         CHECKPOINT_BYTES_MIN.max(self.window.bytes() as u64 * LOG_PER_WINDOW)
+    }
+
+    /// Once all records are trimmed, nobody needs anything that is applied.
+    fn purgeable(&self) -> Option<u64> {
+        let trimmed = self.trimmed?;
+        let keeps_any = self.newest().is_some_and(|(newest, _)| newest > trimmed);
+        if keeps_any { Some(trimmed) } else { self.applied_index() }
+    }
+}
+
+/// The number of the first record of the append at `at`.
+fn first_number(shard: ShardId, opened: Opened, at: EntryId, arrival: Timestamp) -> SequenceNumber {
+    SequenceNumber {
+        creation_second: opened.creation_second,
+        shard,
+        counter: RecordPosition { index: at.index, position: 0 }.counter(),
+        record_second: arrival.seconds(),
     }
 }
 

@@ -24,7 +24,7 @@ use tristream_proto::domain::{NodeId, RecordPosition, StoredRecord, Timestamp};
 
 use crate::raft::ProposeError;
 
-pub use handle::Handle;
+pub use handle::{Handle, Retained};
 pub use handover::{Inheritance, Inherited, Opening, Sealed, WindowPart};
 pub use load::{Load, Observed};
 pub use registry::Shards;
@@ -45,6 +45,9 @@ pub enum AppendError {
         /// How many.
         waiting_bytes: usize,
     },
+    /// The disk of a replica is nearly full. Certainly not stored; again when there is room.
+    #[error("no room: {0}")]
+    StorageFull(String),
     /// No quorum, or the shard is closing.
     #[error("the shard is not available: {0}")]
     Unavailable(String),

@@ -1,9 +1,9 @@
 //! Reads of the applied prefix of a shard's log: pages of records, and the places where reads
 //! begin.
 //!
-//! Invariant: a page shows only applied entries between the shard's opening and its seal, in order,
-//! and its `next` follows exactly the last record shown. Positions come from outside and may be
-//! anything. Must not know who leads.
+//! Invariant: a page shows only applied entries between the shard's opening and its seal that were
+//! not trimmed, in order, and its `next` follows exactly the last record shown. Positions come from
+//! outside and may be anything. Must not know who leads.
 
 use std::io;
 
@@ -38,6 +38,8 @@ pub(super) struct Extent {
     pub(super) first: SequenceNumber,
     /// The entry that opened the shard: what lies before was not stored. `None`: it is not open.
     pub(super) begin: Option<u64>,
+    /// The first entry that was not trimmed: a reader below it goes on here.
+    pub(super) kept_from: u64,
     /// The newest applied entry.
     pub(super) applied: Option<u64>,
     /// The entry that sealed the shard: what lies behind was not stored.
@@ -60,7 +62,7 @@ impl Extent {
             Outline::Append { arrival, .. } => {
                 Ok(self.begin.is_some_and(|begin| entry.id.index >= begin).then_some(arrival))
             }
-            Outline::Seal { .. } | Outline::Inherit => Ok(None),
+            Outline::Seal { .. } | Outline::Inherit | Outline::Trim { .. } => Ok(None),
         }
     }
 }
@@ -74,7 +76,8 @@ pub(super) async fn page(
     count_max: usize,
     bytes_max: usize,
 ) -> Result<Page, ReadError> {
-    let page = Page { next: from, ..Page::default() };
+    let next = from.max(RecordPosition { index: extent.kept_from, position: 0 });
+    let page = Page { next, ..Page::default() };
     let mut filling = Filling { extent, page, bytes: 0, count_max: count_max.max(1), bytes_max };
     let mut read_bytes = FIRST_READ_BYTES;
     let end = extent.end();
@@ -116,7 +119,7 @@ pub(super) async fn seek_time(
 ) -> Result<RecordPosition, ReadError> {
     let end = extent.end();
     // All records before `low` are older; those from `high` on, up to the one found, are not.
-    let (mut low, mut high, mut found) = (0, end, end);
+    let (mut low, mut high, mut found) = (extent.kept_from, end, end);
     while low < high {
         let middle = low + (high - low) / 2;
         match first_append(log, extent, middle, high).await? {
@@ -126,6 +129,14 @@ pub(super) async fn seek_time(
         }
     }
     Ok(RecordPosition { index: found, position: 0 })
+}
+
+/// Entry and stamp of the oldest record that was not trimmed; `None` when there is none.
+pub(super) async fn oldest(
+    log: &impl Entries,
+    extent: &Extent,
+) -> Result<Option<(u64, Timestamp)>, ReadError> {
+    first_append(log, extent, extent.kept_from, extent.end()).await
 }
 
 /// Index and arrival of the first append in `from..end`.

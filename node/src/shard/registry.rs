@@ -59,10 +59,11 @@ impl Shards {
         Shards { inner: Arc::new(inner) }
     }
 
-    /// Opens the shard's group on this node. Harmless when it is open.
-    pub async fn open(&self, shard: &Shard) -> anyhow::Result<Handle> {
+    /// Opens the shard's group on this node, as one that `is_new` where no replica may have entries
+    /// yet. Harmless when it is open.
+    pub async fn open(&self, shard: &Shard, is_new: bool) -> anyhow::Result<Handle> {
         let cell = self.inner.open.lock().entry(shard.group).or_default().clone();
-        let handle = cell.get_or_try_init(|| self.open_group(shard)).await?.clone();
+        let handle = cell.get_or_try_init(|| self.open_group(shard, is_new)).await?.clone();
         let is_kept =
             self.inner.open.lock().get(&shard.group).is_some_and(|kept| Arc::ptr_eq(kept, &cell));
         if !is_kept {
@@ -106,9 +107,10 @@ impl Shards {
         Ok(())
     }
 
-    async fn open_group(&self, shard: &Shard) -> anyhow::Result<Handle> {
+    async fn open_group(&self, shard: &Shard, is_new: bool) -> anyhow::Result<Handle> {
         let Inner { groups, me, clock, tasks, metrics, depth, load_window, .. } = &*self.inner;
-        let group = groups.open(shard.group, ShardMachine::new(shard)).await?;
+        let founders = if is_new { &shard.replicas[..] } else { &[] };
+        let group = groups.open(shard.group, ShardMachine::new(shard), founders).await?;
         let (appender, owner) = Appender::new(group.clone(), *me, clock.clone(), depth.clone());
         let closing = CancellationToken::new();
         let closed = closing.clone();

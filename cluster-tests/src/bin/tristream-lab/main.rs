@@ -1,7 +1,11 @@
 //! `tristream-lab`: proof that anyone can run.
 
+mod chaos;
+mod kill_all;
+mod reshard_churn;
 mod reshard_soak;
 mod simulate;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -28,6 +32,14 @@ enum Command {
     Simulate(simulate::Arguments),
     /// Producers that never pause, while the number of shards goes up and down and, if told so, nodes die.
     ReshardSoak(reshard_soak::Arguments),
+    /// Splits and merges by the hundred, and what the nodes' processes keep of shards that are gone.
+    ReshardChurn(reshard_churn::Arguments),
+    /// All three processes die at once, again and again, while producers never pause.
+    KillAll(kill_all::Arguments),
+    /// Real processes that are killed, paused, cut off and slowed, under clients; then calm, and judgement.
+    Chaos(chaos::Arguments),
+    /// Judge recordings that `tristream put --history` and `tail --history` made.
+    Verify(verify::Arguments),
     /// One seed in this process; prints its report as JSON.
     #[command(hide = true)]
     Seed(simulate::OneSeed),
@@ -37,6 +49,10 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Simulate(arguments) => simulate::sweep(&arguments),
         Command::ReshardSoak(arguments) => reshard_soak::run(&arguments),
+        Command::ReshardChurn(arguments) => reshard_churn::run(&arguments),
+        Command::KillAll(arguments) => kill_all::run(&arguments),
+        Command::Chaos(arguments) => chaos::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Seed(arguments) => simulate::one_seed(&arguments),
     };
     match outcome {

@@ -45,6 +45,13 @@ pub(super) struct Place {
     pub(super) peer: String,
 }
 
+impl Place {
+    /// Whether a process runs the node of this folder.
+    pub(super) fn is_taken(&self) -> bool {
+        RealDisk.lock(&self.dir).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
 impl Layout {
     /// Reads the settings in `dir`, or makes up those of a new folder. Writes nothing.
     pub(super) fn find(
@@ -86,8 +93,7 @@ impl Layout {
     /// Fails when a node of this folder runs already, or a port is taken.
     pub(super) fn check_free(&self) -> anyhow::Result<()> {
         for place in self.places.iter().filter(|place| place.dir.is_dir()) {
-            let locked = RealDisk.lock(&place.dir);
-            if locked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            if place.is_taken() {
                 let process = match pid_file::read(&place.dir) {
                     Some(pid) => format!("process {pid}"),
                     None => "another process".to_owned(),
@@ -352,6 +358,8 @@ mod tests {
             dedupe: Some(Switch::Off),
             retention_override: Some(90),
             on_demand_window: Some(60),
+            enable_faults: Some(Switch::On),
+            fault_token: Some("quote \" and sixteen".to_owned()),
         };
         let layout = prepare_with(dir.path(), None, None, &tuning).expect("prepared");
         for place in &layout.places {

@@ -2,9 +2,13 @@
 //!
 //! Pure. Must not know names or processes.
 
+use std::io;
+
 use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::SmallRng;
+
+use super::faults::{BadRange, Flip};
 
 /// Unsynced bytes are kept or lost in pieces of this size.
 const SECTOR_BYTES: usize = 512;
@@ -24,6 +28,8 @@ pub(super) struct Content {
     /// Changes since the last sync, numbered by their order.
     pub(super) unsynced: Vec<(u64, Change)>,
     pub(super) next_change: u64,
+    /// What cannot be read.
+    pub(super) bad: Vec<BadRange>,
 }
 
 /// What power losses did to the writes that were not synced.
@@ -54,6 +60,27 @@ impl Content {
         for (_, change) in self.take_unsynced(end) {
             apply(&mut self.durable, &change);
         }
+    }
+
+    /// Flips a bit wherever the byte is: in what reads see, in what is certain, and in the write
+    /// that would bring it back.
+    pub(super) fn flip(&mut self, Flip { offset, bit }: Flip) -> io::Result<()> {
+        let at = offset as usize;
+        let seen = [&mut self.now, &mut self.durable].into_iter().filter_map(|all| all.get_mut(at));
+        if seen.map(|byte| *byte ^= 1 << bit).count() == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (_, change) in self.unsynced.iter_mut().rev() {
+            if let Change::Write { offset, bytes } = change
+                && (*offset..*offset + bytes.len()).contains(&at)
+            {
+                let mut copy = bytes.to_vec();
+                copy[at - *offset] ^= 1 << bit;
+                *bytes = copy.into();
+                break;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn lose_power(&mut self, random: &mut SmallRng, damage: &mut Damage) {

@@ -76,13 +76,22 @@ impl House {
     }
 
     async fn with(limits: Limits) -> House {
+        House::made(limits, |door| door).await
+    }
+
+    /// A door that is changed before it opens.
+    async fn behind(change: impl FnOnce(Door) -> Door) -> House {
+        House::made(Limits::default(), change).await
+    }
+
+    async fn made(limits: Limits, change: impl FnOnce(Door) -> Door) -> House {
         let (fake, tasks, metrics) = (Fake::new(), Tasks::new(), Arc::new(Metrics::new()));
         let (api, ready) = (watch::Sender::new(Some(fake.api())), watch::Sender::new(Ok(())));
         let listener = TcpNet.bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (api_seen, ready_seen) = (api.subscribe(), ready.subscribe());
-        Door::new(api_seen, ready_seen, metrics.clone(), Arc::new(OsEntropy), limits)
-            .open(listener, &tasks);
+        let door = Door::new(api_seen, ready_seen, metrics.clone(), Arc::new(OsEntropy), limits);
+        change(door).open(listener, &tasks);
         House { fake, tasks, metrics, address, api, ready }
     }
 

@@ -172,6 +172,17 @@ async fn refusals_of_the_shard_become_answers_that_clients_understand() {
     house.fake.fail_puts(0, Error::Unavailable("no quorum".into()));
     let got = house.call("PutRecord", record(json!({}))).await;
     got.is_error(503, "ServiceUnavailableException", "no quorum");
+    house.fake.fail_puts(0, Error::StorageFull("the disk is nearly full".into()));
+    let got = house.call("PutRecord", record(json!({}))).await;
+    got.is_error(503, "ServiceUnavailableException", "the disk is nearly full");
+    let got = house.call("PutRecords", records(&["a"])).await.ok();
+    assert_eq!(
+        got["Records"][0],
+        json!({
+            "ErrorCode": "InternalFailure",
+            "ErrorMessage": "Internal service failure. the disk is nearly full",
+        })
+    );
     house.fake.fail_puts(0, Error::Unknown("the leader went away".into()));
     let got = house.call("PutRecord", record(json!({}))).await;
     assert_eq!((got.status, got.json()), (500, json!({"__type": "InternalFailure"})));

@@ -1,9 +1,12 @@
 //! What is left after crashes, power loss, torn writes, flipped bits and failed syncs.
 
-use super::segment::{BLOCK_HEADER_BYTES, HEADER_BYTES};
+use super::frame::HEAD_BYTES;
+use super::segment::block::HEADER_BYTES as BLOCK_HEADER_BYTES;
+use super::segment::{ALIGN_BYTES, HEADER_BYTES};
 use super::*;
 
 const GROUP: GroupId = GroupId(7);
+const FIRST: &str = "0000000001.seg";
 
 /// A log with one segment of `blocks` blocks of one entry each, not closed.
 async fn unclosed(bench: &mut Bench, blocks: u64) {
@@ -12,138 +15,272 @@ async fn unclosed(bench: &mut Bench, blocks: u64) {
         append(&log.group(GROUP), entries(1, index..index + 1)).await.unwrap();
     }
     drop(log);
-    assert_eq!(bench.segments(), ["0000000001.seg"]);
+    assert_eq!(bench.segments(), [FIRST]);
 }
 
-/// The segment of an unclosed log, and where its last block begins.
-async fn raw_segment(bench: &mut Bench, blocks: u64) -> (Vec<u8>, usize) {
-    unclosed(bench, blocks - 1).await;
-    let without = bench.content("0000000001.seg").await.len();
-    let log = bench.log.clone().unwrap();
-    append(&log.group(GROUP), entries(1, blocks - 1..blocks)).await.unwrap();
-    drop(log);
-    let whole = bench.content("0000000001.seg").await;
-    (whole, without)
+/// The segment of an unclosed log with so many blocks: one page each, behind the header's.
+async fn raw_segment(bench: &mut Bench, blocks: u64) -> Vec<u8> {
+    unclosed(bench, blocks).await;
+    let mut whole = bench.content(FIRST).await;
+    // The file grew in a larger step.
+    let zeros = whole.split_off((HEADER_BYTES + blocks * ALIGN_BYTES) as usize);
+    assert!(zeros.iter().all(|byte| *byte == 0));
+    whole
+}
+
+/// Bytes of a block with one entry, without its padding.
+fn block_bytes(index: u64) -> usize {
+    BLOCK_HEADER_BYTES + HEAD_BYTES + entry(1, index).payload.len()
 }
 
 /// Puts the segment alone on a fresh disk.
 async fn with_segment(make: fn() -> Bench, content: &[u8]) -> Bench {
     let bench = make();
     bench.disk.create_dir_all(&bench.config.dir).unwrap();
-    bench.disk.open(&bench.config.dir.join("0000000001.seg"), Open::New).unwrap();
-    bench.set_content("0000000001.seg", content.to_vec()).await;
+    bench.disk.open(&bench.path(FIRST), Open::New).unwrap();
+    bench.set_content(FIRST, content.to_vec()).await;
     bench
 }
 
-async fn torn_at_every_byte(make: fn() -> Bench) {
+/// Every byte of the block, and some of its padding.
+fn torn_at(every: usize) -> impl Iterator<Item = usize> {
+    let used = block_bytes(3);
+    (0..used + 40).step_by(every).chain((used + 40..ALIGN_BYTES as usize).step_by(509))
+}
+
+/// The last block was written up to some byte; behind it are what the file held before, or nothing.
+async fn torn_at_every_byte(make: fn() -> Bench, every: usize) {
     let mut bench = make();
-    let (whole, last) = raw_segment(&mut bench, 4).await;
+    let whole = raw_segment(&mut bench, 4).await;
     bench.stop().await;
-    for torn in last..whole.len() {
-        let mut bench = with_segment(make, &whole[..torn]).await;
-        let log = bench.open().await;
-        assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..3), "torn at {torn}");
-        let metrics = bench.metrics.encode();
-        let cut = usize::from(torn > last);
-        assert!(metrics.contains(&format!("tristream_torn_tails_total {cut}")), "torn at {torn}");
-        append(&log.group(GROUP), entries(2, 3..5)).await.unwrap();
-        let log = bench.reopen().await;
-        let mut expected = entries(1, 0..3);
-        expected.extend(entries(2, 3..5));
-        assert_eq!(read_all(&log.group(GROUP)).await, expected, "torn at {torn}");
-        bench.stop().await;
+    let last = whole.len() - ALIGN_BYTES as usize;
+    for torn in torn_at(every) {
+        for junk in [None, Some(0), Some(0xa5)] {
+            let mut content = whole[..last + torn].to_vec();
+            content.extend(junk.iter().flat_map(|junk| vec![*junk; 3 * ALIGN_BYTES as usize]));
+            content.truncate(content.len() / ALIGN_BYTES as usize * ALIGN_BYTES as usize + torn);
+            let mut bench = with_segment(make, &content).await;
+            let log = bench.open().await;
+            // The junk may happen to go on as the block does.
+            let both = whole[last..].iter().zip(&content[last..]);
+            let torn = both.take_while(|(block, found)| block == found).count();
+            // Nobody was told of it; but if all of it is there, it may be.
+            let there = junk.is_some() && torn >= block_bytes(3);
+            let count = if there { 4 } else { 3 };
+            let mut expected = entries(1, 0..count);
+            assert_eq!(read_all(&log.group(GROUP)).await, expected, "torn at {torn}");
+            let seen = !there && torn >= BLOCK_HEADER_BYTES;
+            let metric = format!("tristream_torn_tails_total {}", usize::from(seen));
+            assert!(bench.metrics.encode().contains(&metric), "torn at {torn}");
+            append(&log.group(GROUP), entries(2, count..6)).await.unwrap();
+            expected.extend(entries(2, count..6));
+            let log = bench.reopen().await;
+            assert_eq!(read_all(&log.group(GROUP)).await, expected, "torn at {torn}");
+            bench.stop().await;
+        }
     }
 }
 
 #[tokio::test]
-async fn a_torn_tail_is_cut_wherever_it_is_torn_simulated() {
-    torn_at_every_byte(Bench::simulated).await;
+async fn a_torn_tail_is_dropped_wherever_it_is_torn_simulated() {
+    torn_at_every_byte(Bench::simulated, 1).await;
 }
 
 #[tokio::test]
-async fn a_torn_tail_is_cut_wherever_it_is_torn_real() {
-    torn_at_every_byte(Bench::real).await;
+async fn a_torn_tail_is_dropped_wherever_it_is_torn_real() {
+    torn_at_every_byte(Bench::real, 23).await;
 }
 
 #[tokio::test]
-async fn a_tail_torn_to_zeros_is_cut() {
+async fn a_bit_flipped_before_a_later_block_costs_one_entry_or_refuses_to_open() {
     let mut bench = Bench::simulated();
-    let (mut whole, last) = raw_segment(&mut bench, 4).await;
+    let whole = raw_segment(&mut bench, 4).await;
     bench.stop().await;
-    whole[last..].fill(0);
-    let mut bench = with_segment(Bench::simulated, &whole).await;
-    let log = bench.open().await;
-    assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..3));
-    bench.stop().await;
-}
-
-#[tokio::test]
-async fn any_bit_flipped_before_a_later_block_refuses_to_open_and_changes_nothing() {
-    let mut bench = Bench::simulated();
-    let (whole, last) = raw_segment(&mut bench, 4).await;
-    bench.stop().await;
-    for at in 0..last {
-        let mut content = whole.clone();
-        content[at] ^= 1 << (at % 8);
-        let mut bench = with_segment(Bench::simulated, &content).await;
-        let error = bench.try_open().await.err().unwrap();
-        assert!(error.to_string().contains("0000000001.seg"), "flipped at {at}: {error}");
-        assert_eq!(bench.content("0000000001.seg").await, content, "flipped at {at}");
-        assert_eq!(bench.segments().len(), 1);
+    let (page, mut refused, mut faulty) = (ALIGN_BYTES as usize, 0, 0);
+    let heads = BLOCK_HEADER_BYTES + HEAD_BYTES;
+    for block in 0..4 {
+        // Of the last block nothing proves that it was durable: it is torn.
+        for at in (0..block_bytes(2)).filter(|_| block < 3) {
+            let mut content = whole.clone();
+            content[block * page + at] ^= 1 << (at % 8);
+            let mut bench = with_segment(Bench::simulated, &content).await;
+            let opened = bench.try_open().await;
+            match (block.checked_sub(1), opened) {
+                (None, opened) if at >= 64 => assert!(opened.is_ok(), "junk at {at}"),
+                (None, Err(_)) => refused += 1,
+                (Some(index), Ok(log)) if at >= heads => {
+                    let group = log.group(GROUP);
+                    let index = index as u64;
+                    assert_eq!(log.faulty(), [(GROUP, index)], "flipped at {at} of {block}");
+                    assert_eq!(group.state().last, Some(id(1, 3)));
+                    let error = group.read(index..4, usize::MAX).await.unwrap_err();
+                    assert_eq!(Faulty::of(&error), Some(Faulty { group: GROUP, index }));
+                    let rest = group.read(index + 1..4, usize::MAX).await.unwrap();
+                    assert_eq!(rest, entries(1, index + 1..4));
+                    faulty += 1;
+                }
+                (Some(_), Err(error)) if at < heads => {
+                    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                    assert!(error.to_string().contains(FIRST), "flipped at {at}: {error}");
+                    assert_eq!(bench.content(FIRST).await, content, "flipped at {at}");
+                    assert_eq!(bench.segments().len(), 1);
+                    refused += 1;
+                }
+                (_, opened) => panic!("{} at {at} of {block}", opened.is_ok()),
+            }
+            bench.stop().await;
+        }
     }
+    assert_eq!(refused, 64 + 2 * heads);
+    assert_eq!(faulty, 2 * (block_bytes(2) - heads));
 }
 
-#[tokio::test]
-async fn damage_in_an_older_segment_refuses_to_open() {
-    let mut bench = Bench::simulated();
-    bench.config.segment_bytes = 1;
+/// Three small segments, the first two with footers, of a log that was killed.
+async fn three_segments(bench: &mut Bench) {
+    bench.config.segment_bytes = 4 * ALIGN_BYTES;
+    bench.config.rewrite_bytes_per_second = 0;
     let log = bench.open().await;
-    for index in 0..3 {
+    for index in 0..6 {
         append(&log.group(GROUP), entries(1, index..index + 1)).await.unwrap();
     }
+    sealed(&log).await;
     drop(log);
     bench.kill().await;
-    assert_eq!(bench.segments().len(), 3);
+    assert!(bench.segments().len() >= 3, "{:?}", bench.segments());
+}
+
+#[tokio::test]
+async fn a_missing_segment_refuses_to_open_whichever_it_is() {
+    let mut bench = Bench::simulated();
+    three_segments(&mut bench).await;
+    for name in bench.segments() {
+        let content = bench.content(&name).await;
+        bench.disk.remove(&bench.path(&name)).unwrap();
+        let left = bench.segments();
+        let error = bench.try_open().await.err().expect(&name);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+        assert!(error.to_string().contains("missing"), "{name}: {error}");
+        assert_eq!(bench.segments(), left);
+        bench.disk.open(&bench.path(&name), Open::New).unwrap();
+        bench.set_content(&name, content).await;
+    }
+    let log = bench.open().await;
+    assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..6));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_segment_refuses_to_open_also_if_it_held_all_of_some_group() {
+    let mut bench = Bench::simulated();
+    bench.config.segment_bytes = 4 * ALIGN_BYTES;
+    bench.config.rewrite_bytes_per_second = 0;
+    let log = bench.open().await;
+    for group in 0..6 {
+        append(&log.group(GroupId(group)), entries(1, 0..1)).await.unwrap();
+    }
+    sealed(&log).await;
+    drop(log);
+    bench.kill().await;
+    let names = bench.segments();
+    assert!(names.len() >= 3, "{names:?}");
+    for name in &names {
+        let content = bench.content(name).await;
+        bench.disk.remove(&bench.path(name)).unwrap();
+        let error = bench.try_open().await.err().expect(name);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+        bench.disk.open(&bench.path(name), Open::New).unwrap();
+        bench.set_content(name, content).await;
+    }
+    assert_eq!(bench.open().await.groups().len(), 6);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_duplicated_or_foreign_segment_refuses_to_open() {
+    let mut other = Bench::simulated();
+    three_segments(&mut other).await;
+    let mut bench = Bench::simulated();
+    three_segments(&mut bench).await;
+    let own = bench.content("0000000002.seg").await;
+    let foreign = other.content("0000000002.seg").await;
+    for (name, content) in [
+        ("0000000009.seg", own.clone()),
+        ("0000000002.seg", foreign),
+        ("0000000003.seg", own.clone()),
+    ] {
+        let before = match bench.disk.open(&bench.path(name), Open::Existing) {
+            Ok(_) => Some(bench.content(name).await),
+            Err(_) => None,
+        };
+        if before.is_none() {
+            bench.disk.open(&bench.path(name), Open::New).unwrap();
+        }
+        bench.set_content(name, content).await;
+        let error = bench.try_open().await.err().expect(name);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+        match before {
+            Some(before) => bench.set_content(name, before).await,
+            None => bench.disk.remove(&bench.path(name)).unwrap(),
+        }
+    }
+    let log = bench.open().await;
+    assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..6));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_segment_that_was_cut_short_refuses_to_open() {
+    let mut bench = Bench::simulated();
+    three_segments(&mut bench).await;
     let whole = bench.content("0000000002.seg").await;
-    for cut in [HEADER_BYTES, HEADER_BYTES + 9, whole.len() - 1] {
+    for cut in [20, HEADER_BYTES as usize, HEADER_BYTES as usize + 150] {
         bench.set_content("0000000002.seg", whole[..cut].to_vec()).await;
         let error = bench.try_open().await.err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "cut to {cut}");
+        assert!(error.to_string().contains("0000000002.seg"), "cut to {cut}: {error}");
     }
     bench.set_content("0000000002.seg", whole).await;
     let log = bench.open().await;
-    assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..3));
+    assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..6));
     bench.stop().await;
 }
 
 #[tokio::test]
-async fn a_missing_segment_with_entries_refuses_to_open() {
+async fn a_damaged_footer_is_made_again_at_open() {
     let mut bench = Bench::simulated();
-    bench.config.segment_bytes = 1;
-    let log = bench.open().await;
-    for index in 0..3 {
-        append(&log.group(GROUP), entries(1, index..index + 1)).await.unwrap();
+    three_segments(&mut bench).await;
+    let whole = bench.content(FIRST).await;
+    let trailer = whole.len() - ALIGN_BYTES as usize;
+    for at in (trailer..trailer + 68).chain(2 * ALIGN_BYTES as usize..2 * ALIGN_BYTES as usize + 60)
+    {
+        let mut content = whole.clone();
+        content[at] ^= 1;
+        bench.set_content(FIRST, content).await;
+        let log = bench.open().await;
+        assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..6), "flipped at {at}");
+        assert_eq!(log.faulty(), []);
+        bench.stop().await;
+        assert_eq!(bench.content(FIRST).await, whole, "flipped at {at}");
     }
-    drop(log);
-    bench.kill().await;
-    bench.disk.remove(&bench.config.dir.join("0000000002.seg")).unwrap();
-    let error = bench.try_open().await.err().unwrap();
-    assert!(error.to_string().contains("group 7: entry 1 is missing"), "{error}");
 }
 
 #[tokio::test]
-async fn a_newer_format_is_refused_untouched() {
+async fn another_format_is_refused_untouched() {
     let mut bench = Bench::simulated();
-    let (mut whole, _) = raw_segment(&mut bench, 2).await;
+    let mut whole = raw_segment(&mut bench, 2).await;
     bench.stop().await;
-    whole[8] = 2;
-    let mut bench = with_segment(Bench::simulated, &whole).await;
-    let leftover = bench.config.dir.join("0000000009.seg.tmp");
-    bench.disk.open(&leftover, Open::New).unwrap();
-    let error = bench.try_open().await.err().unwrap();
-    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-    assert_eq!(bench.content("0000000001.seg").await, whole);
-    assert!(bench.disk.open(&leftover, Open::Existing).is_ok());
+    for format in [1u32, 3] {
+        whole[8..12].copy_from_slice(&format.to_le_bytes());
+        let crc = crc32c::crc32c(&whole[..60]);
+        whole[60..64].copy_from_slice(&crc.to_le_bytes());
+        let mut bench = with_segment(Bench::simulated, &whole).await;
+        let leftover = bench.path("0000000009.seg.tmp");
+        bench.disk.open(&leftover, Open::New).unwrap();
+        let error = bench.try_open().await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert_eq!(bench.content(FIRST).await, whole);
+        assert!(bench.disk.open(&leftover, Open::Existing).is_ok());
+    }
 }
 
 #[tokio::test]
@@ -153,29 +290,6 @@ async fn leftovers_of_unfinished_files_go() {
     bench.disk.open(&bench.config.dir.join("0000000004.seg.tmp"), Open::New).unwrap();
     bench.open().await;
     assert_eq!(bench.disk.list(&bench.config.dir).unwrap(), Vec::<String>::new());
-    bench.stop().await;
-}
-
-#[tokio::test]
-async fn rot_on_disk_is_an_error_of_the_read_not_wrong_data() {
-    let mut bench = Bench::simulated();
-    bench.config.tail_bytes = 0;
-    let log = bench.open().await;
-    let group = log.group(GROUP);
-    append(&group, entries(1, 0..3)).await.unwrap();
-    let place = log.shared.state.lock().groups[&GROUP].slot(1).unwrap().place.unwrap();
-    let path = bench.config.dir.join("0000000001.seg");
-    let disk = bench.simulated.clone().unwrap();
-    for at in 0..place.len {
-        disk.flip_bit(&path, place.offset + at, 5).unwrap();
-        let error = group.read(0..3, usize::MAX).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        let text = error.to_string();
-        assert!(text.contains("group 7: entry 1 ") && text.contains("0000000001.seg"), "{text}");
-        assert_eq!(group.read(0..1, usize::MAX).await.unwrap(), entries(1, 0..1));
-        disk.flip_bit(&path, place.offset + at, 5).unwrap();
-    }
-    assert_eq!(group.read(0..3, usize::MAX).await.unwrap(), entries(1, 0..3));
     bench.stop().await;
 }
 
@@ -218,18 +332,63 @@ async fn a_failed_sync_stops_everything_and_acks_nothing() {
 }
 
 #[tokio::test]
+async fn a_name_whose_sync_failed_is_made_again_before_anything_hangs_on_it() {
+    let mut bench = Bench::simulated();
+    bench.config.segment_bytes = 4 * ALIGN_BYTES;
+    let log = bench.open().await;
+    append(&log.group(GROUP), entries(1, 0..1)).await.unwrap();
+    bench.simulated.as_ref().unwrap().fail_dir_syncs(1);
+    let mut next = 1;
+    while append(&log.group(GROUP), entries(1, next..next + 1)).await.is_ok() {
+        next += 1;
+    }
+    assert!(bench.failure().await.contains("Committer"));
+    // The page cache has the new segment under its name, and the next sync of the folder succeeds:
+    // the one before gets its footer, which says that it has a successor.
+    bench.kill().await;
+    assert_eq!(bench.segments().len(), 2);
+    let reported = read_all(&bench.open().await.group(GROUP)).await;
+    assert_eq!(reported, entries(1, 0..next));
+    for seed in 1..4 {
+        bench.lose_power(seed).await;
+        assert_eq!(read_all(&bench.open().await.group(GROUP)).await, reported);
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn names_that_a_crash_left_halfway_are_put_right() {
+    let mut bench = Bench::simulated();
+    three_segments(&mut bench).await;
+    let log = bench.open().await;
+    let all = read_all(&log.group(GROUP)).await;
+    bench.stop().await;
+    for name in &bench.segments()[..2] {
+        bench.disk.rename(&bench.path(name), &bench.path(&format!("{name}.moved"))).unwrap();
+    }
+    assert_eq!(read_all(&bench.open().await.group(GROUP)).await, all);
+    assert!(bench.disk.list(&bench.config.dir).unwrap().iter().all(|n| !n.ends_with(".moved")));
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_stops_the_log_with_an_error() {
     let mut bench = Bench::simulated();
     let log = bench.open().await;
     let disk = bench.simulated.clone().unwrap();
     let group = log.group(GROUP);
     append(&group, entries(1, 0..2)).await.unwrap();
-    disk.set_capacity(bench.bytes() + 60);
-    assert!(append(&group, entries(1, 2..4)).await.is_err());
+    disk.set_capacity(bench.bytes());
+    // What the file has grown to is filled first.
+    let mut next = 2;
+    while append(&group, entries(1, next..next + 1)).await.is_ok() {
+        next += 1;
+        assert!(next < 1000, "the disk is never full");
+    }
     assert!(bench.failure().await.contains("Committer"));
     disk.set_capacity(1 << 30);
     bench.kill().await;
-    assert_eq!(read_all(&bench.open().await.group(GROUP)).await, entries(1, 0..2));
+    assert_eq!(read_all(&bench.open().await.group(GROUP)).await, entries(1, 0..next));
     bench.stop().await;
 }
 
@@ -306,7 +465,8 @@ async fn opening_and_crashing_again_and_again_adds_no_segments() {
         bench.kill().await;
         let log = bench.open().await;
         assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..3));
-        assert!(bench.segments().len() <= 2);
+        // The second may be on its way to replace the first.
+        assert!(bench.segments().len() <= 3);
     }
     bench.stop().await;
 }
@@ -318,7 +478,7 @@ async fn after_a_clean_close_nothing_is_written_again() {
     for _ in 0..3 {
         let log = bench.reopen().await;
         assert_eq!(read_all(&log.group(GROUP)).await, entries(1, 0..3));
-        assert_eq!(bench.segments(), ["0000000001.seg"]);
+        assert_eq!(bench.segments(), [FIRST]);
     }
     bench.stop().await;
 }
@@ -339,9 +499,4 @@ async fn a_vote_and_a_checkpoint_in_the_unproven_tail_are_kept() {
         assert_eq!(bench.open().await.group(GROUP).state(), state);
     }
     bench.stop().await;
-}
-
-#[test]
-fn a_block_header_fits_its_alignment() {
-    assert_eq!((HEADER_BYTES % 8, BLOCK_HEADER_BYTES % 8), (0, 0));
 }

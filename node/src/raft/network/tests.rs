@@ -49,7 +49,14 @@ impl Raft for Seen {
                 let append = convert::from_wire_append(frame.append.unwrap_or_default());
                 let last = append.expect("an append").entries.last().map(|entry| entry.log_id);
                 let append = Some(success(last.as_ref().map(convert::to_wire_id)));
-                let _ = answers.send(Ok(wire::ReplicateAnswer { group, session, append })).await;
+                let _ = answers
+                    .send(Ok(wire::ReplicateAnswer {
+                        group,
+                        session,
+                        append,
+                        ..Default::default()
+                    }))
+                    .await;
             }
         });
         Ok(Response::new(ReceiverStream::new(out)))
@@ -69,10 +76,31 @@ impl Raft for Seen {
                 }
                 *seen.heartbeats.lock() += 1;
                 let (group, session, append) = (frame.group, frame.session, Some(success(None)));
-                let _ = answers.send(Ok(wire::ReplicateAnswer { group, session, append })).await;
+                let _ = answers
+                    .send(Ok(wire::ReplicateAnswer {
+                        group,
+                        session,
+                        append,
+                        ..Default::default()
+                    }))
+                    .await;
             }
         });
         Ok(Response::new(ReceiverStream::new(out)))
+    }
+
+    async fn fetch_entries(
+        &self,
+        _: Request<wire::GroupIndexes>,
+    ) -> Result<Response<wire::GroupEntries>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn install_snapshot(
+        &self,
+        _: Request<wire::GroupSnapshot>,
+    ) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        Err(Status::unimplemented("no snapshots here"))
     }
 
     async fn vote(
@@ -101,6 +129,7 @@ fn append(index: Option<u64>) -> AppendEntriesRequest<Types> {
     let entry = |index| Entry {
         id: EntryId { term: 1, node: NodeId(1), index },
         kind: EntryKind::Command,
+        stamp_ms: 0,
         payload: Bytes::from_static(b"x"),
     };
     let entries = index.map(|index| convert::from_log(entry(index)).expect("an entry"));
@@ -132,7 +161,7 @@ async fn connections(seen: &Seen) -> Factory {
     };
     let net: Arc<dyn Net> = Arc::new(TcpNet);
     let peers = Peers::new(&net, &roster).expect("peers");
-    let transport = Transport::new(&peers, &roster, 7, &Tasks::new());
+    let transport = Transport::new(&peers, &roster, 7, &Room::new(), &Tasks::new());
     Factory { transport: Arc::new(transport), group: GroupId(5) }
 }
 

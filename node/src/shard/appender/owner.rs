@@ -228,11 +228,11 @@ impl Owner {
         }
     }
 
-    /// Makes an entry of what is new in these puts; `None` when nothing is.
+    /// Makes an entry of what is new in these puts; `None` when nothing is, or there is no room for it.
     fn load(&mut self, puts: Vec<Put<Reply>>) -> Option<(Entry, bytes::Bytes)> {
         let term = self.term.as_mut()?;
         let stamp = term.stamp(self.target.last_arrival(), self.clock.now());
-        let flight = self.flights_begun;
+        let (flight, no_room) = (self.flights_begun, self.target.no_room());
         let mut loading = Loading::new(flight, stamp, &mut term.in_flight);
         for put in puts {
             let known = self.target.known(&put.records);
@@ -243,6 +243,8 @@ impl Owner {
                     true => self.inbox.refuse(put, no_outcome()),
                     false => self.parked.entry(flight).or_default().push(put),
                 }
+            } else if let Some(why) = &no_room {
+                self.inbox.refuse(put, AppendError::StorageFull(why.clone()));
             } else {
                 loading.add(put, known);
             }

@@ -14,6 +14,7 @@ use crate::shard::command::{self, Outline};
 use crate::shard::testing::{records, sent, shard};
 
 mod calls;
+mod room;
 mod steps;
 
 const ME: NodeId = NodeId(1);
@@ -29,6 +30,7 @@ struct Proposed {
 
 struct Script {
     out_of_touch: bool,
+    no_room: bool,
     /// A real one: what it remembers and when it is sealed is not made up.
     machine: ShardMachine,
     /// Answers to the next proposals' placing; placed when empty.
@@ -86,6 +88,10 @@ impl Target for FakeGroup {
     fn in_touch(&self) -> bool {
         !self.script.lock().out_of_touch
     }
+
+    fn no_room(&self) -> Option<String> {
+        self.script.lock().no_room.then(|| "nearly full".to_owned())
+    }
 }
 
 struct FakeClock(Mutex<Timestamp>);
@@ -116,6 +122,7 @@ fn bench(leadership: Leadership) -> Bench {
 fn bench_of(shard: &Shard, leadership: Leadership) -> Bench {
     let script = Script {
         out_of_touch: false,
+        no_room: false,
         machine: ShardMachine::new(shard),
         refusals: VecDeque::new(),
         proposed: VecDeque::new(),

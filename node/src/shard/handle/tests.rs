@@ -1,7 +1,10 @@
 //! Shards of real groups with one member, on a simulated disk: a whole handover, and after a
 //! restart.
 
+mod trimming;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tristream_proto::domain::{GroupId, NodeId, ShardId, Timestamp};
 
@@ -22,11 +25,12 @@ const LONG: Duration = Duration::from_secs(60);
 /// In milliseconds: a little after the shards' creation.
 const NOW: u64 = 1_790_000_005_000;
 
-struct FixedClock;
+/// Stands still until it is set.
+struct StillClock(AtomicU64);
 
-impl Clock for FixedClock {
+impl Clock for StillClock {
     fn now(&self) -> Timestamp {
-        Timestamp(NOW)
+        Timestamp(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -36,14 +40,15 @@ struct Bench {
     tasks: Tasks,
     groups: Groups,
     shards: Shards,
+    clock: Arc<StillClock>,
 }
 
 async fn bench(disk: SimulatedDisk) -> Bench {
     let config = log::Config {
-        dir: "log".into(),
         segment_bytes: 1 << 20,
         tail_bytes: 1 << 20,
         queue_bytes: 1 << 20,
+        ..log::Config::new("log".into())
     };
     let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new()));
     let entropy = Arc::new(OsEntropy);
@@ -67,23 +72,23 @@ async fn bench(disk: SimulatedDisk) -> Bench {
     let groups =
         Groups::new(&config, of_log, &peers, &roster, &OsEntropy, of_tasks, metrics.clone());
     let groups = groups.expect("groups");
+    let clock = Arc::new(StillClock(AtomicU64::new(NOW)));
     let shards = Shards::new(
         groups.clone(),
         ME,
-        Arc::new(FixedClock),
+        clock.clone(),
         tasks.clone(),
         metrics,
         Duration::from_secs(600),
     );
-    Bench { disk, log, tasks, groups, shards }
+    Bench { disk, log, tasks, groups, shards, clock }
 }
 
 impl Bench {
     async fn open(&self, id: u32, shard: &Shard) -> Handle {
         let (id, group) = (ShardId::from(id), GroupId(100 + u64::from(id)));
-        let shard = Shard { id, group, ..shard.clone() };
-        let handle = self.shards.open(&shard).await.expect("opens");
-        self.groups.initialize(group, &[ME]).await.expect("initialises");
+        let shard = Shard { id, group, replicas: vec![ME], ..shard.clone() };
+        let handle = self.shards.open(&shard, true).await.expect("opens");
         let mut leader = handle.inner.leader.clone();
         let leads = timeout(LONG, leader.wait_for(|now| now.ready_here)).await;
         leads.expect("in time").expect("leads");

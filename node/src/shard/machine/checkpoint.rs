@@ -9,20 +9,22 @@
 //!    is sealed u8 | closed second, last arrival, end u64
 //!    parents u8, per parent: shard u32 | upto u64
 //!    rows (window.rs), to the end
+//! 3: as 2, with behind the parents: is trimmed u8 | trimmed u64
 //! ```
 //!
 //! What does not apply is written as zeros. Format 1 is still read: of a shard without parents,
-//! which is open and remembers nothing.
+//! which is open and remembers nothing; and format 2: of one that is not trimmed.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 use tristream_proto::domain::{NodeId, RecordPosition, SequenceNumber, ShardId, Timestamp};
 
 use super::{Appended, Opened, Sealed, ShardMachine};
 use crate::log::EntryId;
-use crate::shard::window::Rows;
+use crate::shard::window::{Rows, Window};
 
 const FORMAT_PLAIN: u8 = 1;
-const FORMAT: u8 = 2;
+const FORMAT_WHOLE: u8 = 2;
+const FORMAT: u8 = 3;
 
 pub(super) fn encode(machine: &ShardMachine) -> Bytes {
     let rows = machine.window.encode();
@@ -53,6 +55,8 @@ pub(super) fn encode(machine: &ShardMachine) -> Bytes {
         out.put_u32_le(parent.index());
         out.put_u64_le(*upto);
     }
+    out.put_u8(machine.trimmed.is_some().into());
+    out.put_u64_le(machine.trimmed.unwrap_or_default());
     out.put_slice(&rows);
     out.freeze()
 }
@@ -62,13 +66,16 @@ pub(super) fn decode(machine: &ShardMachine, from: Bytes) -> Result<ShardMachine
     let (length, format) = (from.len(), from.first().copied());
     let bad = |why: &dyn std::fmt::Display| {
         format!(
-            "no shard checkpoint of formats 1 or {FORMAT}: {length} bytes, format {format:?}: {why}"
+            "no shard checkpoint of formats 1 to {FORMAT}: {length} bytes, format {format:?}: {why}"
         )
     };
     let mut rest = from;
     let restored = match format {
         Some(FORMAT_PLAIN) => counters(machine, &mut rest).map(|state| (state, None)),
-        Some(FORMAT) => whole(machine, &mut rest).map(|state| (state, Some(rest.split_off(0)))),
+        Some(FORMAT_WHOLE) => {
+            whole(machine, &mut rest).map(|state| (state, Some(rest.split_off(0))))
+        }
+        Some(FORMAT) => trimmed(machine, &mut rest).map(|state| (state, Some(rest.split_off(0)))),
         _ => return Err(bad(&"unknown format")),
     };
     let (mut state, rows) = restored.map_err(|error| bad(&error))?;
@@ -89,7 +96,17 @@ fn counters(machine: &ShardMachine, from: &mut Bytes) -> Result<ShardMachine, Tr
     let (term, node) = (from.try_get_u64_le()?, NodeId(from.try_get_u64_le()?));
     let id = EntryId { term, node, index: from.try_get_u64_le()? };
     let applied = has_applied.then_some(id);
-    Ok(ShardMachine { records, bytes, last_arrival, applied, ..machine.clone() })
+    Ok(ShardMachine {
+        records,
+        bytes,
+        last_arrival,
+        applied,
+        newest: None,
+        sealed: None,
+        trimmed: None,
+        window: Window::default(),
+        ..machine.clone()
+    })
 }
 
 fn whole(machine: &ShardMachine, from: &mut Bytes) -> Result<ShardMachine, TryGetError> {
@@ -121,4 +138,11 @@ fn whole(machine: &ShardMachine, from: &mut Bytes) -> Result<ShardMachine, TryGe
     }
     state.parents = parents;
     Ok(state)
+}
+
+fn trimmed(machine: &ShardMachine, from: &mut Bytes) -> Result<ShardMachine, TryGetError> {
+    let state = whole(machine, from)?;
+    let is_trimmed = from.try_get_u8()? == 1;
+    let upto = from.try_get_u64_le()?;
+    Ok(ShardMachine { trimmed: is_trimmed.then_some(upto), ..state })
 }

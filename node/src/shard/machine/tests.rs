@@ -222,6 +222,47 @@ fn a_checkpoint_of_format_1_is_an_open_shard_that_remembers_nothing() {
 }
 
 #[test]
+fn a_checkpoint_of_format_2_is_not_trimmed() {
+    let mut machine = parent(PARENT, 7);
+    let rows = machine.window.encode().len();
+    let mut old = machine.checkpoint().to_vec();
+    assert_eq!(old[0], 3);
+    old[0] = 2;
+    let trimmed = old.len() - rows - 9..old.len() - rows;
+    old.drain(trimmed);
+    let before = machine.clone();
+    machine.trimmed = Some(3);
+    machine.restore(Bytes::from(old)).expect("a version before this one wrote it");
+    assert_eq!(machine, before);
+}
+
+#[test]
+fn a_trim_never_goes_back_and_never_reaches_what_comes_after_it() {
+    let mut machine = ShardMachine::new(&shard());
+    machine.apply(at(2), &append(50, &["a"])).expect("applies");
+    machine.apply(at(5), &append(60, &["b"])).expect("applies");
+    assert_eq!((machine.trimmed(), machine.purgeable()), (None, None));
+    assert_eq!(outcome(&mut machine, 6, &command::trim(3)), Outcome::Trimmed(3));
+    assert_eq!(machine.purgeable(), Some(3));
+    assert_eq!(outcome(&mut machine, 7, &command::trim(1)), Outcome::Trimmed(3));
+    assert_eq!(outcome(&mut machine, 8, &command::trim(u64::MAX)), Outcome::Trimmed(7));
+    assert_eq!(machine.purgeable(), Some(8), "no record is left, so nothing is needed");
+    machine.apply(at(9), &append(60, &["c"])).expect("applies");
+    assert_eq!((machine.trimmed(), machine.purgeable()), (Some(7), Some(7)));
+    assert_eq!(machine.records(), 3, "they were stored all the same");
+}
+
+#[test]
+fn a_child_that_waits_is_not_trimmed_and_a_sealed_shard_is() {
+    let mut waiting = ShardMachine::new(&child(&[3]));
+    let refused = outcome(&mut waiting, 1, &command::trim(0));
+    assert_eq!(refused, Outcome::NoEffect(Closed::Waiting));
+    let mut sealed = parent(PARENT, 7);
+    assert_eq!(outcome(&mut sealed, 9, &command::trim(8)), Outcome::Trimmed(8));
+    assert_eq!(sealed.closed(), Some(Closed::Sealed));
+}
+
+#[test]
 fn a_large_window_makes_checkpoints_rare() {
     let mut machine = ShardMachine::new(&shard());
     assert_eq!(machine.checkpoint_every_bytes(), 16 << 20);
@@ -241,6 +282,7 @@ enum Happening {
     Append(u8, Vec<u16>),
     Seal,
     Inherit(u64, u64, bool),
+    Trim(u64),
     Blank,
 }
 
@@ -252,6 +294,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Seal),
         3 => (0u64..5, 0u64..8, any::<bool>())
             .prop_map(|(after, more, opens)| Happening::Inherit(after, after + more, opens)),
+        2 => (0u64..25).prop_map(Happening::Trim),
         2 => Just(Happening::Blank),
     ]
 }
@@ -278,6 +321,7 @@ proptest! {
             let command = match happening {
                 Happening::Append(call, ordinals) => append_of(now, sent(call, &ordinals)),
                 Happening::Seal => command::seal(Timestamp(now)),
+                Happening::Trim(upto) => command::trim(upto),
                 Happening::Inherit(after, upto, opens) => {
                     let (parent, rows) = (ShardId::from(PARENT), rows.clone());
                     let part = WindowPart { parent, after, upto, rows, more: false };

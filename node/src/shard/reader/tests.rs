@@ -21,15 +21,35 @@ impl Entries for Script {
     }
 }
 
+/// A log whose beginning is gone.
+struct Purged {
+    script: Script,
+    kept_from: u64,
+}
+
+impl Entries for Purged {
+    async fn read(&self, from: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        if from < self.kept_from {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.script.read(from, bytes_max).await
+    }
+}
+
 /// `None` is an entry without records, `Some((arrival, keys))` an append.
 fn log(script: &[Option<(u64, &[&str])>]) -> Script {
     let entry = |(index, what): (usize, &Option<(u64, &[&str])>)| {
         let id = EntryId { term: 1, node: NodeId(1), index: index as u64 };
         match what {
-            None => Entry { id, kind: EntryKind::Blank, payload: Bytes::new() },
+            None => Entry { id, kind: EntryKind::Blank, stamp_ms: 0, payload: Bytes::new() },
             Some((arrival, keys)) => {
                 let batch = Batch { arrival: Timestamp(*arrival), records: records(keys) };
-                Entry { id, kind: EntryKind::Command, payload: command::append(&batch) }
+                Entry {
+                    id,
+                    kind: EntryKind::Command,
+                    stamp_ms: 0,
+                    payload: command::append(&batch),
+                }
             }
         }
     };
@@ -58,7 +78,13 @@ fn at(index: u64, position: u32) -> RecordPosition {
 
 /// All that is applied, of a shard without parents.
 fn upto(applied: Option<u64>) -> Extent {
-    Extent { first: shard().starting_sequence_number(), begin: Some(0), applied, seal: None }
+    Extent {
+        first: shard().starting_sequence_number(),
+        begin: Some(0),
+        kept_from: 0,
+        applied,
+        seal: None,
+    }
 }
 
 async fn read(log: &Script, applied: u64, from: RecordPosition, count: usize) -> Page {
@@ -165,7 +191,7 @@ fn childhood() -> (Script, Extent) {
         log.entries[index].payload = payload;
     }
     let first = SequenceNumber::start_of(shard().id, 77);
-    (log, Extent { first, begin: Some(2), applied: Some(9), seal: Some(7) })
+    (log, Extent { first, begin: Some(2), kept_from: 0, applied: Some(9), seal: Some(7) })
 }
 
 #[tokio::test]
@@ -184,6 +210,31 @@ async fn a_page_shows_what_lies_between_the_opening_and_the_seal() {
         let shown = (behind.records.len(), behind.next, behind.at_tip, behind.at_end);
         assert_eq!(shown, (0, from, true, true));
     }
+}
+
+#[tokio::test]
+async fn below_the_horizon_nothing_is_read_and_readers_go_on_at_it() {
+    let whole = sample();
+    let extent = |kept_from| Extent { kept_from, ..upto(Some(6)) };
+    // A log that would fail where it was purged.
+    let purged = |kept_from: u64| Purged { script: sample(), kept_from };
+    let shown: [(u64, &[&str]); 4] =
+        [(1, &["a", "b", "c", "d", "e"]), (2, &["c", "d", "e"]), (5, &["d", "e"]), (6, &[])];
+    for (kept_from, expected) in shown {
+        for from in [at(0, 0), at(1, 1)].into_iter().filter(|from| from.index < kept_from) {
+            let (log, extent) = (purged(kept_from), extent(kept_from));
+            let page = page(&log, &extent, from, 100, usize::MAX).await.expect("readable");
+            assert_eq!((keys(&page), page.at_tip), (expected.to_vec(), true), "{kept_from}");
+        }
+        let (log, extent) = (purged(kept_from), extent(kept_from));
+        let found = seek_time(&log, &extent, Timestamp(0)).await.expect("readable");
+        let first = oldest(&log, &extent).await.expect("readable");
+        assert_eq!(first.map(|(index, _)| index), (!expected.is_empty()).then_some(found.index));
+        assert!(found.index >= kept_from);
+    }
+    let page = page(&purged(7), &extent(7), at(0, 0), 100, usize::MAX).await.expect("readable");
+    assert_eq!((page.records.len(), page.next, page.at_tip), (0, at(7, 0), true));
+    assert_eq!(oldest(&whole, &extent(1)).await, Ok(Some((1, Timestamp(1_000)))));
 }
 
 #[tokio::test]

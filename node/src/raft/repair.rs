@@ -1,0 +1,245 @@
+//! Entries that are damaged on this node's disk, fetched again from the replicas that hold them.
+//!
+//! Owns the asking, of peers and by peers. Invariants: only what the log's own ids and checksums
+//! vouch for is written back, so it does not matter how old the replica is that sent it; while a
+//! group has damaged entries it does not stand for election here, for it could not hand them on. (Where it
+//! leads, it goes on: it has a majority, and the others may be damaged, too.)
+//! Reads wait for a repair, up to their patience: to openraft a failed read is the end of the group.
+//! Must not know what is in an entry.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tristream_proto::domain::limits::REPLICATION_BYTES_TARGET;
+use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::wire;
+
+use super::convert;
+use super::groups::Groups;
+use super::network::{Connection, Transport};
+use crate::log::{Entry, Faulty, GroupLog, Log};
+
+/// How often damaged entries are looked for; scrubbing finds them at about this pace.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+/// Entries asked of a peer in one call.
+pub(super) const ENTRIES_MAX: usize = 64;
+/// How long a peer's answer is waited for.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two attempts of one read.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Groups that are repaired at a time.
+const GROUPS_AT_ONCE: usize = 8;
+
+/// How long consensus waits for a damaged entry: a read that fails ends the group here. A node that
+/// restarts with damage may be the first of all to be back.
+const CONSENSUS_PATIENCE: Duration = Duration::from_secs(600);
+/// How long the opening of a shard's group waits: others wait for their turn, and it is tried again.
+const OPEN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a reader's page waits; the reader may ask again.
+pub(super) const READER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Fetches damaged entries of all groups.
+pub(super) struct Repair {
+    log: Log,
+    others: Vec<NodeId>,
+    transport: Arc<Transport>,
+}
+
+impl Repair {
+    pub(super) fn new(log: Log, others: Vec<NodeId>, transport: Arc<Transport>) -> Repair {
+        Repair { log, others, transport }
+    }
+
+    /// Asks the peers for these entries of `group`, until all are repaired or all peers were asked.
+    /// How many were repaired.
+    async fn mend(&self, group: GroupId, mut indexes: Vec<u64>) -> usize {
+        indexes.truncate(ENTRIES_MAX);
+        let mut mended = 0;
+        for &peer in &self.others {
+            let connection = Connection::new(self.transport.clone(), group, peer);
+            let entries = match connection.fetch_entries(&indexes, FETCH_TIMEOUT).await {
+                Ok(entries) => entries,
+                Err(error) => {
+                    tracing::debug!(%group, %peer, %error, "cannot fetch entries");
+                    continue;
+                }
+            };
+            for entry in entries {
+                let index = entry.id.index;
+                match self.log.group(group).repair(entry).await {
+                    Ok(()) => {
+                        indexes.retain(|&damaged| damaged != index);
+                        mended += 1;
+                        tracing::info!(%group, index, from = %peer, "damaged log entry repaired");
+                    }
+                    // A replica that was left behind may hold another entry there.
+                    Err(error) => tracing::debug!(%group, index, %peer, %error, "not repaired"),
+                }
+            }
+            if indexes.is_empty() {
+                break;
+            }
+        }
+        mended
+    }
+
+    /// The damaged entries that are known, by group.
+    fn damaged(&self) -> BTreeMap<GroupId, Vec<u64>> {
+        let mut damaged: BTreeMap<GroupId, Vec<u64>> = BTreeMap::new();
+        for (group, index) in self.log.faulty() {
+            damaged.entry(group).or_default().push(index);
+        }
+        damaged
+    }
+}
+
+/// One group's log, whose reads wait for the repair of what they meet.
+#[derive(Clone)]
+pub(super) struct Mended {
+    log: GroupLog,
+    group: GroupId,
+    repair: Arc<Repair>,
+    /// The group is being closed: nobody waits any longer.
+    closing: CancellationToken,
+    is_open: Arc<AtomicBool>,
+}
+
+impl Mended {
+    pub(super) fn new(group: GroupId, repair: Arc<Repair>, closing: CancellationToken) -> Mended {
+        let (log, is_open) = (repair.log.group(group), Arc::default());
+        Mended { log, group, repair, closing, is_open }
+    }
+
+    /// Of a log that nobody can repair.
+    #[cfg(test)]
+    pub(super) fn without_peers(log: Log, group: GroupId) -> Mended {
+        let repair = Repair::new(log, Vec::new(), Arc::new(Transport::nowhere()));
+        Mended::new(group, Arc::new(repair), CancellationToken::new())
+    }
+
+    /// The log itself.
+    pub(super) fn log(&self) -> &GroupLog {
+        &self.log
+    }
+
+    /// The group is open: whoever waits for a repair no longer holds up other groups.
+    pub(super) fn set_open(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
+    }
+
+    /// `read`, as consensus waits.
+    pub(super) async fn read_patiently(
+        &self,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> io::Result<Vec<Entry>> {
+        // The metadata group is opened alone, and nothing goes on without it.
+        let waits_alone = self.is_open.load(Ordering::Relaxed) || self.group.is_meta();
+        let patience = if waits_alone { CONSENSUS_PATIENCE } else { OPEN_PATIENCE };
+        self.read(range, bytes_max, patience).await
+    }
+
+    /// `GroupLog::read`. Damage is repaired first, if that takes no longer than `patience`.
+    pub(super) async fn read(
+        &self,
+        range: Range<u64>,
+        bytes_max: usize,
+        patience: Duration,
+    ) -> io::Result<Vec<Entry>> {
+        let until = Instant::now() + patience;
+        loop {
+            let error = match self.log.read(range.clone(), bytes_max).await {
+                Ok(entries) => return Ok(entries),
+                Err(error) => error,
+            };
+            let Some(Faulty { index, .. }) = Faulty::of(&error) else { return Err(error) };
+            let mend = async {
+                if self.repair.mend(self.group, self.damaged_from(index)).await == 0 {
+                    sleep(PAUSE).await;
+                }
+            };
+            tokio::select! {
+                () = mend => {}
+                () = self.closing.cancelled() => return Err(error),
+            }
+            if Instant::now() >= until {
+                return Err(error);
+            }
+        }
+    }
+
+    /// `index`, and what else is known to be damaged behind it.
+    fn damaged_from(&self, index: u64) -> Vec<u64> {
+        let known = self.repair.damaged().remove(&self.group).unwrap_or_default();
+        let behind = known.into_iter().filter(|&damaged| damaged > index);
+        std::iter::once(index).chain(behind).take(ENTRIES_MAX).collect()
+    }
+}
+
+/// Repairs what is found damaged, for as long as the groups are there.
+///
+/// `groups` gives them, until they are gone.
+pub(super) async fn run(repair: Arc<Repair>, groups: impl Fn() -> Option<Groups>) {
+    for look in 0.. {
+        sleep(INTERVAL).await;
+        let damaged = repair.damaged();
+        let Some(here) = groups() else { return };
+        here.let_stand(|group| !damaged.contains_key(&group));
+        let mend = |(group, indexes)| repair.mend(group, window(indexes, look));
+        let mends = futures::stream::iter(damaged).map(mend).buffer_unordered(GROUPS_AT_ONCE);
+        let mended: usize = mends.collect::<Vec<_>>().await.into_iter().sum();
+        if mended > 0 {
+            let still = repair.damaged();
+            here.let_stand(|group| !still.contains_key(&group));
+        }
+    }
+}
+
+/// As many as are asked for in one call: others at each look, for nobody may hold the first.
+fn window(mut indexes: Vec<u64>, look: usize) -> Vec<u64> {
+    let begin = look.wrapping_mul(ENTRIES_MAX) % indexes.len().max(1);
+    indexes.rotate_left(begin);
+    indexes.truncate(ENTRIES_MAX);
+    indexes
+}
+
+/// What a peer asked for, as far as it is here and intact, up to about a replication's worth of
+/// bytes.
+pub(super) async fn serve(log: &GroupLog, indexes: &[u64]) -> Vec<wire::LogEntry> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for &index in indexes.iter().take(ENTRIES_MAX) {
+        // Purged, not there yet, or damaged here too: others are asked.
+        let Ok(read) = log.read(index..index.saturating_add(1), 1).await else { continue };
+        for entry in read {
+            bytes += entry.payload.len();
+            entries.push(convert::to_wire_log_entry(entry));
+        }
+        if bytes >= REPLICATION_BYTES_TARGET {
+            break;
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_entries_are_asked_for_at_each_look() {
+        assert_eq!(window(vec![], 3), [0; 0]);
+        assert_eq!(window(vec![7, 9], 3), [7, 9]);
+        let many: Vec<u64> = (0..150).collect();
+        let asked: Vec<u64> = (0..3).flat_map(|look| window(many.clone(), look)).collect();
+        assert!(many.iter().all(|index| asked.contains(index)));
+        assert!((0..3).all(|look| window(many.clone(), look).len() == ENTRIES_MAX));
+    }
+}
