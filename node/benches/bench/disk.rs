@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tristream_node::disk::{Disk, File, Lane, LaneThread, Open, RealDisk, Space};
+use tristream_node::disk::{Disk, File, Open, RealDisk, Space};
 
 /// What a sync does.
 #[derive(Clone, Copy)]
@@ -112,10 +112,6 @@ impl Disk for BenchDisk {
         RealDisk.space(dir)
     }
 
-    fn lane(&self) -> io::Result<Box<dyn Lane>> {
-        Ok(Box::new(LaneThread::start()?))
-    }
-
     fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + std::marker::Sync>> {
         RealDisk.lock(dir)
     }
@@ -208,16 +204,6 @@ impl File for BenchFile {
                 Box::pin(blocking(move || write_and_wait(&raw, offset, &parts, time)))
             }
             Sync::Sparse => Box::pin(std::future::ready(self.write_sparse(offset, &parts))),
-        }
-    }
-
-    fn write_synced_here(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
-        self.count_write(offset, parts);
-        self.count_sync();
-        match self.sync {
-            Sync::Real => self.inner.write_synced_here(offset, parts),
-            Sync::Takes(time) => write_and_wait(&self.raw, offset, parts, time),
-            Sync::Sparse => self.write_sparse(offset, parts),
         }
     }
 

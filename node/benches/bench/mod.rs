@@ -39,7 +39,7 @@ pub(crate) fn folder() -> tempfile::TempDir {
 
 /// The configuration of the benched logs.
 pub(crate) fn config(dir: PathBuf, segment_bytes: u64) -> Config {
-    Config { dir, segment_bytes, tail_bytes: TAIL_BYTES, queue_bytes: 64 << 20 }
+    Config { segment_bytes, tail_bytes: TAIL_BYTES, ..Config::new(dir) }
 }
 
 /// An open log and what it needs.

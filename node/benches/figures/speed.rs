@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tristream_node::log::Config;
 
 use super::{Figure, Size, listed, median};
 use crate::bench::bare::Bare;
@@ -27,7 +28,11 @@ struct Subject {
 impl Subject {
     async fn new(sync: Sync, groups: u64, entry_bytes: usize, size: Size) -> Subject {
         let folder = folder();
-        let config = config(folder.path().join("log"), SEGMENT_BYTES / size.part);
+        let config = Config {
+            // Bytes before re-clustering are asked for; the runs are too short for a share of it.
+            rewrite_bytes_per_second: 0,
+            ..config(folder.path().join("log"), SEGMENT_BYTES / size.part)
+        };
         let bench = Bench::open(config, BenchDisk::new(sync)).await;
         let load = Load::new(&bench.log, groups, entry_bytes, false);
         let entries = RUN_BYTES / size.part / entry_bytes as u64;

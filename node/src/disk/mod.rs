@@ -5,7 +5,6 @@
 
 #[cfg(test)]
 mod contract;
-mod lane;
 mod real;
 mod room;
 mod simulated;
@@ -17,7 +16,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-pub use lane::{Lane, LaneThread, WAITING_MAX};
 pub use real::RealDisk;
 pub use room::{Reserve, Room, Storage};
 pub use simulated::{Call, Damage, Flip, Lasting, SimulatedDisk};
@@ -51,10 +49,6 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, io::Result<()>>;
     /// Bytes free for this node, and bytes in all.
     fn space(&self, dir: &Path) -> io::Result<Space>;
-    /// A lane for one writer of files of this disk, who syncs each write.
-    fn lane(&self) -> io::Result<Box<dyn Lane>> {
-        Ok(Box::new(lane::InTurn::default()))
-    }
     /// Takes the folder for this process until the guard is dropped; fails at once when it is
     /// taken.
     fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>>;
@@ -89,13 +83,6 @@ pub trait File: Send + Sync + 'static {
             self.write_at(offset, parts).await?;
             self.sync().await
         })
-    }
-    /// `write_synced` on the calling thread, which is blocked meanwhile: for a lane's own thread.
-    ///
-    /// # Errors
-    /// `Unsupported`: this disk's lanes have none.
-    fn write_synced_here(&self, _offset: u64, _parts: &[Bytes]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> BoxFuture<'_, io::Result<()>>;

@@ -1,4 +1,4 @@
-//! The operating system's files. Blocking calls run on tokio's blocking threads, a lane's on its own.
+//! The operating system's files. Blocking calls run on tokio's blocking threads.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 
-use super::{Disk, File, Lane, LaneThread, Open, Space};
+use super::{Disk, File, Open, Space};
 
 /// Linux takes no more slices in one call (`IOV_MAX`).
 const SLICES_MAX: usize = 1024;
@@ -93,10 +93,6 @@ impl Disk for RealDisk {
         })
     }
 
-    fn lane(&self) -> io::Result<Box<dyn Lane>> {
-        Ok(Box::new(LaneThread::start()?))
-    }
-
     fn lock(&self, dir: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let file = fs::OpenOptions::new()
             .create(true)
@@ -134,11 +130,6 @@ impl File for RealFile {
             write_parts(&file, offset, &parts)?;
             file.sync_data()
         }))
-    }
-
-    fn write_synced_here(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
-        write_parts(&self.0, offset, parts)?;
-        self.0.sync_data()
     }
 
     fn sync(&self) -> BoxFuture<'_, io::Result<()>> {
