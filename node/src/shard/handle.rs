@@ -289,6 +289,10 @@ impl Entries for Group<ShardMachine> {
     async fn read(&self, from: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         Group::read(self, from, bytes_max).await
     }
+
+    async fn find(&self, time: Timestamp) -> io::Result<Option<u64>> {
+        Group::find_stamp(self, time.0).await
+    }
 }
 
 fn reason(error: &AppendError) -> Option<Refusal> {
