@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
-use tristream_proto::domain::{ReadFrom, Record, RecordPosition, SequenceNumber, Shard};
+use tristream_proto::domain::{ReadFrom, Record, RecordPosition, SequenceNumber, Shard, Timestamp};
 
 use super::appender::Appender;
 use super::load::{Load, Observed};
