@@ -32,10 +32,14 @@ async fn cluster() -> anyhow::Result<Cluster> {
     .await
 }
 
-/// Bytes of a node's log.
+/// Bytes of the segments of a node's log; files that are kept ready are none.
 fn log_bytes(cluster: &Cluster, seat: usize) -> u64 {
     let files = std::fs::read_dir(cluster.data_dir(seat).join("log"));
-    let size = |entry: std::io::Result<std::fs::DirEntry>| Some(entry.ok()?.metadata().ok()?.len());
+    let size = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let is_segment = entry.path().extension().is_some_and(|extension| extension == "seg");
+        is_segment.then(|| Some(entry.metadata().ok()?.len()))?
+    };
     files.map_or(0, |files| files.filter_map(size).sum())
 }
 

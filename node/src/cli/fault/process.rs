@@ -87,10 +87,19 @@ fn running(number: u32, command: &str) -> Option<Pid> {
 
 /// Whether a process is stopped; where the system does not tell, it may be.
 fn may_be_stopped(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    stat.map_or(true, |stat| {
-        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
-    })
+    is_in_state(pid, ['T', 't']).unwrap_or(true)
+}
+
+/// Whether a killed process is gone. While it dies its command line is gone first, and what it has
+/// open much later.
+fn is_gone(pid: Pid) -> bool {
+    test_kill_process(pid).is_err() || is_in_state(pid, ['Z', 'X']).unwrap_or(false)
+}
+
+/// Whether a process is in one of these states; `None` where the system does not tell.
+fn is_in_state(pid: Pid, states: [char; 2]) -> Option<bool> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    Some(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(states)))
 }
 
 fn signal(zone: &str, pid: Pid, signal: Signal) -> anyhow::Result<()> {
@@ -139,7 +148,7 @@ pub(super) async fn kill(nodes: Nodes, json: bool) -> anyhow::Result<ExitCode> {
     for zone in &az {
         let pid = folder.must_run(zone)?;
         signal(zone, pid, Signal::KILL)?;
-        wait_until(&format!("node {zone} to be gone"), || folder.node(zone) != Some(pid)).await?;
+        wait_until(&format!("node {zone} to be gone"), || is_gone(pid)).await?;
         let back = match last {
             Some(last) => format!("it is back in {:?}", Duration::from_millis(last)),
             None => format!("`tristream fault heal`, or {}, starts it", folder.by_hand(zone)),
