@@ -34,6 +34,7 @@
 //! | recordings of users' own runs, judged | `recording.rs` |
 //! | producers without pause while shards come and go | `soak.rs` |
 //! | shards that come and go, and what nodes keep of them | `churn.rs` |
+//! | records that expire under load, and what the logs take | `expiry.rs` |
 //! | a process whose unsynced writes are lost when it is killed | `power_loss.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
@@ -45,6 +46,7 @@ pub mod churn;
 pub mod command;
 pub mod containers;
 pub mod doors;
+pub mod expiry;
 pub mod generations;
 pub mod history;
 pub mod in_process;
