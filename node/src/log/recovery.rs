@@ -77,7 +77,7 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
     let all = found::headers(&files, &names).await?;
     let log = found::same_log(&all)?;
     let last_sequence = all.last().map_or(0, |header| header.sequence);
-    let (found, replaced) = found::split_replaced(all);
+    let (mut found, replaced) = found::split_replaced(all);
     let mut survey = Survey {
         files,
         log,
@@ -90,16 +90,16 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
         proven: 0,
         torn: false,
     };
-    let given_up = survey.read(&found).await?;
-    if !given_up.is_empty() {
+    loop {
+        let given_up = survey.read(&found).await?;
+        if given_up.is_empty() {
+            return Ok(survey);
+        }
         // What they say of other segments counts no more: all is read again without them.
-        let left: Vec<Header> =
-            found.into_iter().filter(|header| !given_up.contains(&header.sequence)).collect();
-        survey.forget();
-        survey.read(&left).await?;
+        found.retain(|header| !given_up.contains(&header.sequence));
         survey.replaced.extend(given_up);
+        survey.forget();
     }
-    Ok(survey)
 }
 
 impl Survey {

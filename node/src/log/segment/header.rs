@@ -32,7 +32,7 @@ pub(in crate::log) const HEADER_BYTES: u64 = 4096;
 /// Bytes of the header that count.
 pub(super) const ENCODED_BYTES: usize = 64;
 /// The format that this program reads and writes.
-pub(in crate::log) const FORMAT: u32 = 2;
+pub(in crate::log) const FORMAT: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"TSLOGSEG";
 

@@ -107,6 +107,28 @@ async fn segments_that_were_given_up_and_are_back_are_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_copied_where_votes_would_then_have_no_room() {
+    let mut bench = small_segments();
+    // The keeper leaves all as it is.
+    bench.config.rewrite_bytes_per_second = 0;
+    let log = bench.open().await;
+    fill(&log.group(GroupId(1)), 0..60).await;
+    sealed(&log).await;
+    until(|| log.shared.pool.ready() > 0).await;
+    let first = "0000000001.seg".to_owned();
+    let disk = bench.simulated.clone().unwrap();
+    let used = (1 << 30) - bench.disk.space(&bench.config.dir).unwrap().free_bytes;
+    disk.set_capacity(used + 2 * SEGMENT);
+    rewrite::rewrite(&log.shared, &[1]).await.unwrap();
+    assert!(bench.segments().contains(&first));
+    disk.set_capacity(used + 4 * SEGMENT);
+    rewrite::rewrite(&log.shared, &[1]).await.unwrap();
+    assert!(!bench.segments().contains(&first));
+    assert_eq!(read_all(&log.group(GroupId(1))).await, all(0..60));
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tail_that_was_written_again_counts_once_also_when_its_copy_is_rewritten() {
     let mut bench = small_segments();
     // The keeper leaves all as it is.
