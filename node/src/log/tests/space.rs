@@ -117,6 +117,7 @@ async fn nothing_is_copied_where_votes_would_then_have_no_room() {
     until(|| log.shared.pool.ready() > 0).await;
     let first = "0000000001.seg".to_owned();
     let disk = bench.simulated.clone().unwrap();
+    disk.set_capacity(1 << 30);
     let used = (1 << 30) - bench.disk.space(&bench.config.dir).unwrap().free_bytes;
     disk.set_capacity(used + 2 * SEGMENT);
     rewrite::rewrite(&log.shared, &[1]).await.unwrap();
