@@ -2,6 +2,7 @@
 //!
 //! Must not know faults.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +26,16 @@ pub(super) async fn operator(seed: u64, board: Arc<Board>) -> turmoil::Result {
     board.reached(Phase::Storm).await;
     let client = native_client()?;
     let mut number = 0;
+    let mut asked: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
     while board.phase() < Phase::Audit {
         let began = board.phase();
         // Often a name that was used before: the new stream is not the old one.
         number += u64::from(random.random_bool(0.7));
         let name: StreamName = format!("passing-{number}").parse()?;
-        cycle(&client, &name, random.random_range(1..3), &board).await?;
+        let shards = random.random_range(1..3);
+        let asked = asked.entry(number).or_default();
+        asked.insert(shards);
+        cycle(&client, &name, shards, asked, &board).await?;
         if began == Phase::Calm {
             board.cycled_in_calm();
         }
@@ -40,11 +45,14 @@ pub(super) async fn operator(seed: u64, board: Arc<Board>) -> turmoil::Result {
     Ok(())
 }
 
-/// From nothing, by way of a put, to nothing.
+/// From nothing, by way of a put, to nothing. `asked` are the numbers of shards that a stream of this name was ever to
+/// have: an attempt of an earlier cycle, of which nobody had heard any more, may be carried out in the place of ours, and
+/// a node that was cut off from the others for long tells of the stream of an earlier cycle (seed 401444).
 async fn cycle(
     client: &Client,
     name: &StreamName,
     shards: u32,
+    asked: &BTreeSet<u32>,
     board: &Board,
 ) -> Result<(), Error> {
     board.operator_waits_for(format!("the creation of {name}"));
@@ -58,7 +66,11 @@ async fn cycle(
         let stream = client.describe_stream(name).await;
         match stream {
             Ok(stream) if stream.status == StreamStatus::Active => {
-                assert_eq!(stream.map.open().count(), shards as usize, "shards of {name}");
+                let open = u32::try_from(stream.map.open().count()).unwrap_or(u32::MAX);
+                assert!(asked.contains(&open), "{open} shards of {name}, asked for {asked:?}");
+                if open != shards {
+                    board.count("streams_of_another_cycle", 1);
+                }
                 break stream.incarnation;
             }
             _ => sleep(PAUSE).await,

@@ -95,7 +95,7 @@ impl Load {
         let id = EntryId { term: 1, node: NodeId(1), index: *next };
         *next += 1;
         let payload = self.stock.slice(from..from + self.entry_bytes);
-        (group, Entry { id, kind: EntryKind::Command, payload })
+        (group, Entry { id, kind: EntryKind::Command, stamp_ms: 1_000 + id.index, payload })
     }
 
     /// Purges all that was appended: the log may use its space again.
