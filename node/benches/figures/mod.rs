@@ -22,8 +22,11 @@ pub(crate) struct Figure {
     pub(crate) detail: String,
 }
 
-/// What can be measured, by name. One measurement may give several figures.
-pub(crate) const FIGURES: [(&str, fn(Size) -> Vec<Figure>); 6] = [
+/// One measurement may give several figures.
+type Measure = fn(Size) -> Vec<Figure>;
+
+/// What can be measured, by name.
+pub(crate) const FIGURES: [(&str, Measure); 6] = [
     ("throughput", speed::throughput),
     ("acks", speed::acks),
     ("groups", speed::groups),
