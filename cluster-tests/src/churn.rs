@@ -238,7 +238,7 @@ fn field(status: &str, name: &str) -> anyhow::Result<u64> {
 }
 
 /// What the files below a folder take. A file that goes while we look takes nothing.
-fn disk_bytes(folder: &Path) -> anyhow::Result<u64> {
+pub(crate) fn disk_bytes(folder: &Path) -> anyhow::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let mut sum = 0;
     for entry in std::fs::read_dir(folder)?.flatten() {

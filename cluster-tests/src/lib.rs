@@ -18,6 +18,7 @@
 //! | find or build the `tristream` binary, never a stale one | `binary.rs` |
 //! | a cluster of three child processes | `processes.rs` |
 //! | three nodes in one process, whose disks and links fail on demand | `in_process.rs` |
+//! | ports of the loopback that nobody else takes | `ports.rs` |
 //! | the same cluster as containers | `containers.rs` |
 //! | `/admin/v1/cluster`, leaders, waiting | `admin.rs` |
 //! | one raw HTTP request | `raw_http.rs` |
@@ -34,6 +35,7 @@
 //! | recordings of users' own runs, judged | `recording.rs` |
 //! | producers without pause while shards come and go | `soak.rs` |
 //! | shards that come and go, and what nodes keep of them | `churn.rs` |
+//! | records that expire under load, and what the logs take | `expiry.rs` |
 //! | a process whose unsynced writes are lost when it is killed | `power_loss.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
 
@@ -45,10 +47,12 @@ pub mod churn;
 pub mod command;
 pub mod containers;
 pub mod doors;
+pub mod expiry;
 pub mod generations;
 pub mod history;
 pub mod in_process;
 pub mod kill_all;
+pub mod ports;
 #[cfg(target_os = "linux")]
 pub mod power_loss;
 pub mod processes;

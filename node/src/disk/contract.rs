@@ -61,6 +61,12 @@ async fn files(disk: &dyn Disk, dir: &Path) {
     assert_eq!(&again.read_at(0, 14).await.unwrap()[..], b"\0\0hello Wo\0\0\0\0");
     file.allocate(3).await.unwrap();
     assert_eq!(file.len().unwrap(), 14, "it never cuts");
+    let part = |at: usize| Bytes::from(vec![at as u8; at % 3]);
+    let parts: Vec<Bytes> = (0..3000).map(part).collect();
+    let whole = parts.concat();
+    file.write_at(100, parts).await.unwrap();
+    assert_eq!(file.len().unwrap(), 100 + whole.len() as u64);
+    assert_eq!(file.read_at(100, whole.len()).await.unwrap(), whole);
 }
 
 fn locks(disk: &dyn Disk, dir: &Path) {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -26,6 +26,8 @@ pub(super) struct Files {
 #[derive(Default)]
 struct State {
     open: BTreeMap<u64, (Arc<dyn File>, u64)>,
+    /// Closed here, and still being read by somebody: a second handle would look unused.
+    lent: BTreeMap<u64, Weak<dyn File>>,
     /// On their way out.
     leaving: BTreeSet<u64>,
     uses: u64,
@@ -51,15 +53,20 @@ impl Files {
             *used = now;
             return Ok(Arc::clone(file));
         }
-        let file = self.disk.open(&segment::path(&self.dir, sequence), Open::Existing)?;
+        let file = self.handle(&mut state, sequence)?;
         state.open.insert(sequence, (Arc::clone(&file), now));
         if state.open.len() > OPEN_MAX {
-            let oldest = state.open.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(oldest) = oldest.map(|(sequence, _)| *sequence) {
-                state.open.remove(&oldest);
-            }
+            state.close_oldest();
         }
         Ok(file)
+    }
+
+    /// The handle that somebody has, or a new one.
+    fn handle(&self, state: &mut State, sequence: u64) -> io::Result<Arc<dyn File>> {
+        match state.lent.remove(&sequence).and_then(|file| file.upgrade()) {
+            Some(file) => Ok(file),
+            None => self.disk.open(&segment::path(&self.dir, sequence), Open::Existing),
+        }
     }
 
     /// Takes out the file of a segment that is to be removed: nobody gets it from here any more.
@@ -68,13 +75,24 @@ impl Files {
         state.leaving.insert(sequence);
         match state.open.remove(&sequence) {
             Some((file, _)) => Ok(file),
-            None => self.disk.open(&segment::path(&self.dir, sequence), Open::Existing),
+            None => self.handle(&mut state, sequence),
         }
     }
 
     /// The segment is gone, or stays after all.
     pub(super) fn left(&self, sequence: u64) {
         self.state.lock().leaving.remove(&sequence);
+    }
+}
+
+impl State {
+    fn close_oldest(&mut self) {
+        let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used);
+        let Some(oldest) = oldest.map(|(sequence, _)| *sequence) else { return };
+        if let Some((file, _)) = self.open.remove(&oldest) {
+            self.lent.insert(oldest, Arc::downgrade(&file));
+        }
+        self.lent.retain(|_, file| file.strong_count() > 0);
     }
 }
 
@@ -106,6 +124,26 @@ mod tests {
         let state = files.state.lock();
         assert_eq!(state.open.len(), OPEN_MAX);
         assert!(state.open.contains_key(&0) && !state.open.contains_key(&1));
+    }
+
+    #[test]
+    fn what_is_being_read_is_in_use_even_when_it_was_closed() {
+        let files = files(OPEN_MAX as u64 + 3);
+        let (held, again) = (files.get(0).unwrap(), files.get(1).unwrap());
+        for sequence in 2..OPEN_MAX as u64 + 3 {
+            files.get(sequence).unwrap();
+        }
+        let state = files.state.lock();
+        assert!(!state.open.contains_key(&0) && !state.open.contains_key(&2));
+        assert_eq!(state.lent.keys().copied().collect::<Vec<_>>(), [0, 1]);
+        drop(state);
+        let mut taken = files.take(0).unwrap();
+        assert!(Arc::get_mut(&mut taken).is_none());
+        drop(held);
+        assert!(Arc::get_mut(&mut taken).is_some());
+        assert!(Arc::ptr_eq(&files.get(1).unwrap(), &again));
+        let mut unread = files.take(2).unwrap();
+        assert!(Arc::get_mut(&mut unread).is_some());
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
     let all = found::headers(&files, &names).await?;
     let log = found::same_log(&all)?;
     let last_sequence = all.last().map_or(0, |header| header.sequence);
-    let (found, replaced) = found::split_replaced(all);
+    let (mut found, replaced) = found::split_replaced(all);
     let mut survey = Survey {
         files,
         log,
@@ -90,19 +90,36 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
         proven: 0,
         torn: false,
     };
-    survey.read(&found).await?;
-    Ok(survey)
+    loop {
+        let given_up = survey.read(&found).await?;
+        if given_up.is_empty() {
+            return Ok(survey);
+        }
+        // What they say of other segments counts no more: all is read again without them.
+        found.retain(|header| !given_up.contains(&header.sequence));
+        survey.replaced.extend(given_up);
+        survey.forget();
+    }
 }
 
 impl Survey {
-    async fn read(&mut self, headers: &[Header]) -> io::Result<()> {
+    /// As before anything was read.
+    fn forget(&mut self) {
+        (self.replay, self.proven, self.torn) = (Replay::default(), 0, false);
+        self.lost.clear();
+        self.unproven.clear();
+    }
+
+    /// Reads these segments, or tells which of them were given up and are back: a folder's sync that
+    /// failed may have lost that they were removed.
+    async fn read(&mut self, headers: &[Header]) -> io::Result<Vec<u64>> {
         // In the order of what is in them, which is that of names for the committer's.
         let written = headers.iter().filter(|header| !header.rewritten);
         let newest = written.map(|header| header.sequence).max();
         let mut extents = Vec::with_capacity(headers.len());
         for (at, header) in headers.iter().enumerate() {
-            let bound = headers[at + 1..].iter().find(|next| !next.rewritten);
-            let bound = bound.map(|next| next.follows);
+            // Rewritten or not: what it says it follows is where the one before it ends.
+            let bound = headers.get(at + 1).map(|next| next.follows);
             let extent = match Some(header.sequence) == newest {
                 true => self.read_newest(header).await?,
                 false => self.read_full(header, bound).await?,
@@ -113,8 +130,13 @@ impl Survey {
         }
         self.take_in_unproven();
         let retired = self.replay.retired.as_ref().map(|(value, _)| value.clone());
-        found::check_extents(&extents, &retired.unwrap_or_default())?;
-        self.replay.check(&self.files).await
+        let retired = retired.unwrap_or_default();
+        let given_up = found::given_up(&extents, &retired);
+        if given_up.is_empty() {
+            found::check_extents(&extents, &retired)?;
+            self.replay.check(&self.files).await?;
+        }
+        Ok(given_up)
     }
 
     /// Takes in the unproven tail, as it will lie in the segment after the newest.

@@ -40,11 +40,25 @@ use crate::disk::Open;
 use copy::Copier;
 use plan::Plan;
 
-/// Rewrites these segments, which are adjacent, oldest first.
+/// Segments that must have room besides the copy: the one that is being written, and the next. Votes go there.
+const SEGMENTS_SPARED: u64 = 2;
+
+/// Rewrites these segments, which are adjacent, oldest first, unless the disk is too full for a copy.
 ///
 /// # Errors
 /// Only what leaves open whether the new file is there: the log cannot go on then.
 pub(super) async fn rewrite(shared: &Arc<Shared>, sources: &[u64]) -> io::Result<()> {
+    match has_room(shared, sources) {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::debug!(
+                ?sources,
+                "log segments not rewritten: the disk has no room for a copy"
+            );
+            return Ok(());
+        }
+        Err(error) => return trouble(shared, sources, &error),
+    }
     let shadows = match keeper::needed_shadows(shared, sources, &BTreeSet::new()).await {
         Ok(shadows) => shadows,
         Err(error) => return trouble(shared, sources, &error),
@@ -84,6 +98,16 @@ pub(super) async fn rewrite(shared: &Arc<Shared>, sources: &[u64]) -> io::Result
         keeper::remove(shared, sequence).await?;
     }
     Ok(())
+}
+
+fn has_room(shared: &Shared, sources: &[u64]) -> io::Result<bool> {
+    let live: u64 = {
+        let state = shared.state.lock();
+        let known = sources.iter().filter_map(|sequence| state.segments.get(sequence));
+        known.map(|known| known.live_bytes).sum()
+    };
+    let spared = SEGMENTS_SPARED * shared.config.segment_bytes;
+    Ok(shared.disk.space(&shared.config.dir)?.free_bytes >= live + spared)
 }
 
 /// Waits for everything that was queued so far: an empty write comes after it.

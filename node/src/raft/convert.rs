@@ -52,6 +52,7 @@ fn decode_config(bytes: &[u8]) -> io::Result<Config> {
     Config::new(stored.configs, nodes).map_err(bad)
 }
 
+/// Without a stamp, which only the group's state machine can read.
 pub(super) fn to_log(entry: RaftEntry) -> Entry {
     let id = entry_id(&entry.log_id());
     let (kind, payload) = match entry.payload {
@@ -161,6 +162,7 @@ pub(super) fn to_wire_log_entry(entry: Entry) -> wire::LogEntry {
         id: Some(wire::LogId { term: entry.id.term, node: entry.id.node.0, index: entry.id.index }),
         kind: kind.into(),
         payload: entry.payload,
+        stamp_ms: entry.stamp_ms,
     }
 }
 
@@ -188,7 +190,7 @@ pub(super) fn from_wire_log_entry(entry: wire::LogEntry) -> io::Result<Entry> {
     };
     let id = entry.id.as_ref().ok_or_else(|| bad("an entry without an id"))?;
     let id = EntryId { term: id.term, node: NodeId(id.node), index: id.index };
-    Ok(Entry { id, kind, stamp_ms: 0, payload: entry.payload })
+    Ok(Entry { id, kind, stamp_ms: entry.stamp_ms, payload: entry.payload })
 }
 
 /// Outcome of one request of an append stream.
@@ -280,7 +282,10 @@ mod tests {
             let entry = Entry { id, kind, stamp_ms: 0, payload };
             let there = from_log(entry.clone()).expect("a valid entry");
             let over_the_wire = from_wire_entry(to_wire_entry(there)).expect("a valid entry");
-            prop_assert_eq!(to_log(over_the_wire), entry);
+            prop_assert_eq!(to_log(over_the_wire), entry.clone());
+            let fetched = Entry { stamp_ms: index, ..entry };
+            let over_the_wire = from_wire_log_entry(to_wire_log_entry(fetched.clone()));
+            prop_assert_eq!(over_the_wire.ok(), Some(fetched));
         }
 
         #[test]

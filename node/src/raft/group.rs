@@ -156,6 +156,15 @@ impl<M: Machine> Group<M> {
         self.inner.mended.read(from..end, bytes_max, READER_PATIENCE).await
     }
 
+    /// Index of the first entry whose stamp is at least `stamp_ms`, or of one without a stamp right
+    /// before it; `None` when there is none. It need not be applied.
+    ///
+    /// # Errors
+    /// The disk's. Trying again is safe.
+    pub async fn find_stamp(&self, stamp_ms: u64) -> io::Result<Option<u64>> {
+        self.inner.log.find_stamp(stamp_ms).await
+    }
+
     /// Index of the newest applied entry; changes as entries are applied.
     pub fn applied(&self) -> watch::Receiver<Option<u64>> {
         self.inner.shared.applied.subscribe()

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 
+use bytes::Bytes;
 use futures::{FutureExt, Stream};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -15,18 +16,28 @@ use tristream_proto::domain::limits::REPLICATION_BYTES_TARGET;
 use super::convert;
 use super::repair::Mended;
 use super::types::{RaftEntry, RaftLogId, RaftVote, Types};
-use crate::log::GroupLog;
+use crate::log::{Entry, EntryKind, GroupLog};
 
 /// One group's log as openraft sees it.
 #[derive(Clone)]
 pub(super) struct LogStore {
     log: GroupLog,
     mended: Mended,
+    stamp_ms: fn(&Bytes) -> u64,
 }
 
 impl LogStore {
-    pub(super) fn new(mended: Mended) -> LogStore {
-        LogStore { log: mended.log().clone(), mended }
+    /// `stamp_ms` reads a command's stamp, see `Machine::stamp_ms`.
+    pub(super) fn new(mended: Mended, stamp_ms: fn(&Bytes) -> u64) -> LogStore {
+        LogStore { log: mended.log().clone(), mended, stamp_ms }
+    }
+
+    fn stamped(&self, entry: RaftEntry) -> Entry {
+        let entry = convert::to_log(entry);
+        match entry.kind {
+            EntryKind::Command => Entry { stamp_ms: (self.stamp_ms)(&entry.payload), ..entry },
+            EntryKind::Blank | EntryKind::Membership => entry,
+        }
     }
 
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
@@ -140,7 +151,7 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(convert::to_log).collect();
+        let entries = entries.into_iter().map(|entry| self.stamped(entry)).collect();
         if planted!(AckBeforeFsync) {
             self.log.append(entries, Box::new(|_| {})).await?;
             callback.io_completed(Ok(()));

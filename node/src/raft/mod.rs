@@ -53,6 +53,12 @@ pub trait Machine: Send + 'static {
         None
     }
 
+    /// When the command's leader made it, in milliseconds, for commands whose stamps never fall as the
+    /// log goes on; 0 for others. The log keeps it beside the entry and finds entries by it.
+    fn stamp_ms(_command: &Bytes) -> u64 {
+        0
+    }
+
     /// Notes that an entry without a command (blank, membership) was applied.
     fn advance(&mut self, _at: EntryId) {}
 

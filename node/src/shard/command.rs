@@ -124,6 +124,16 @@ pub(super) fn inherit(
     Ok(command.freeze())
 }
 
+/// The stamp in milliseconds that the log keeps beside the command; 0 for one without.
+pub(super) fn stamp_ms(command: &[u8]) -> u64 {
+    match outline(command) {
+        Ok(Outline::Append { arrival, .. }) => arrival.0,
+        Ok(Outline::Seal { stamp }) => stamp.0,
+        // What is no command is found out when it is applied.
+        Ok(Outline::Inherit | Outline::Trim { .. }) | Err(_) => 0,
+    }
+}
+
 /// Reads what the command does, not its records.
 pub(super) fn outline(command: &[u8]) -> Result<Outline, CommandError> {
     match command.split_first() {
@@ -224,6 +234,14 @@ mod tests {
     #[test]
     fn a_seal_round_trips() {
         assert_eq!(outline(&seal(Timestamp(9))), Ok(Outline::Seal { stamp: Timestamp(9) }));
+    }
+
+    #[test]
+    fn what_is_stored_and_seals_have_a_stamp() {
+        let stored = Batch { arrival: Timestamp(77), records: records(&["a"]) };
+        let stamps = [append(&stored), seal(Timestamp(9)), trim(5)].map(|bytes| stamp_ms(&bytes));
+        assert_eq!(stamps, [77, 9, 0]);
+        assert_eq!((stamp_ms(&[]), stamp_ms(&[TAG_SEAL, 1]), stamp_ms(&[99; 20])), (0, 0, 0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::limits::{GET_RECORDS_BYTES_MAX, GET_RECORDS_COUNT_MAX};
-use tristream_proto::domain::{ReadFrom, Record, RecordPosition, SequenceNumber, Shard};
+use tristream_proto::domain::{ReadFrom, Record, RecordPosition, SequenceNumber, Shard, Timestamp};
 
 use super::appender::Appender;
 use super::load::{Load, Observed};
@@ -288,6 +288,10 @@ impl Handle {
 impl Entries for Group<ShardMachine> {
     async fn read(&self, from: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         Group::read(self, from, bytes_max).await
+    }
+
+    async fn find(&self, time: Timestamp) -> io::Result<Option<u64>> {
+        Group::find_stamp(self, time.0).await
     }
 }
 

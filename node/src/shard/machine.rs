@@ -307,6 +307,10 @@ impl ShardMachine {
 impl Machine for ShardMachine {
     type Reply = Reply;
 
+    fn stamp_ms(command: &Bytes) -> u64 {
+        command::stamp_ms(command)
+    }
+
     fn apply(&mut self, at: EntryId, command: &Bytes) -> Result<Reply, MachineError> {
         let outline = command::outline(command).map_err(damaged)?;
         let closed = self.closed();

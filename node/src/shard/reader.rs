@@ -18,7 +18,7 @@ const FIRST_READ_BYTES: usize = 256 << 10;
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Reads of the log for one page, so that entries without records cannot hold a reader for ever.
 const READS_PER_PAGE_MAX: usize = 64;
-/// A probe of the search by time wants one entry, and sometimes its neighbours.
+/// Who looks for an append wants one entry, and sometimes its neighbours.
 const PROBE_BYTES: usize = 4 << 10;
 
 /// The applied part of a group's log.
@@ -29,6 +29,10 @@ pub(super) trait Entries: Sync {
         from: u64,
         bytes_max: usize,
     ) -> impl Future<Output = io::Result<Vec<Entry>>> + Send;
+
+    /// An entry before which all that have a stamp are older than `time`, with none that has one
+    /// between it and the first that is not; `None` when all are older.
+    fn find(&self, time: Timestamp) -> impl Future<Output = io::Result<Option<u64>>> + Send;
 }
 
 /// Which part of a log holds the shard's records, by what is applied.
@@ -110,25 +114,24 @@ pub(super) async fn page(
 
 /// The first record stamped at or after `time`; where the next record will be when there is none.
 ///
-/// A binary search by entries, for arrivals never fall. Entries without records have no arrival: a
-/// probe that meets one goes on to the next that has.
+/// The log finds it by the stamps beside its entries, which never fall among those that store
+/// records. Appends that stored nothing, before the shard was opened, may have been younger.
 pub(super) async fn seek_time(
     log: &impl Entries,
     extent: &Extent,
     time: Timestamp,
 ) -> Result<RecordPosition, ReadError> {
     let end = extent.end();
-    // All records before `low` are older; those from `high` on, up to the one found, are not.
-    let (mut low, mut high, mut found) = (extent.kept_from, end, end);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match first_append(log, extent, middle, high).await? {
-            Some((index, arrival)) if arrival < time => low = index + 1,
-            Some((index, _)) => (high, found) = (middle, index),
-            None => high = middle,
+    let found = log.find(time).await;
+    let found = found.map_err(|e| ReadError::Damaged(format!("looking for {}: {e}", time.0)))?;
+    let mut index = found.map_or(end, |index| index.clamp(extent.kept_from.min(end), end));
+    while let Some((append, arrival)) = first_append(log, extent, index, end).await? {
+        if arrival >= time {
+            return Ok(RecordPosition { index: append, position: 0 });
         }
+        index = append + 1;
     }
-    Ok(RecordPosition { index: found, position: 0 })
+    Ok(RecordPosition { index: end, position: 0 })
 }
 
 /// Entry and stamp of the oldest record that was not trimmed; `None` when there is none.

@@ -1,6 +1,7 @@
 //! `tristream-lab`: proof that anyone can run.
 
 mod chaos;
+mod expiry;
 mod kill_all;
 mod reshard_churn;
 mod reshard_soak;
@@ -34,6 +35,8 @@ enum Command {
     ReshardSoak(reshard_soak::Arguments),
     /// Splits and merges by the hundred, and what the nodes' processes keep of shards that are gone.
     ReshardChurn(reshard_churn::Arguments),
+    /// Records that expire under load, for many retention periods, and what the nodes' logs take.
+    Expiry(expiry::Arguments),
     /// All three processes die at once, again and again, while producers never pause.
     KillAll(kill_all::Arguments),
     /// Real processes that are killed, paused, cut off and slowed, under clients; then calm, and judgement.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Simulate(arguments) => simulate::sweep(&arguments),
         Command::ReshardSoak(arguments) => reshard_soak::run(&arguments),
         Command::ReshardChurn(arguments) => reshard_churn::run(&arguments),
+        Command::Expiry(arguments) => expiry::run(&arguments),
         Command::KillAll(arguments) => kill_all::run(&arguments),
         Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),

@@ -81,6 +81,14 @@ pub(super) fn split_replaced(all: Vec<Header>) -> (Vec<Header>, Vec<u64>) {
     (left, replaced.iter().map(|header| header.sequence).collect())
 }
 
+/// Those that the log said it would give up: all that counted in them was written again before.
+pub(super) fn given_up(extents: &[Extent], retired: &Retired) -> Vec<u64> {
+    let gone = |extent: &&Extent| {
+        extent.follows < extent.upto && retired.covers(extent.follows, extent.upto)
+    };
+    extents.iter().filter(gone).map(|extent| extent.sequence).collect()
+}
+
 /// Refuses a log that lacks batches, unless they were given up.
 pub(super) fn check_extents(extents: &[Extent], retired: &Retired) -> io::Result<()> {
     let (mut reached, mut before) = (0, None::<&Extent>);
@@ -198,6 +206,15 @@ mod tests {
         retired.add(19, 20);
         assert!(check_extents(&extents, &retired).is_ok());
         assert!(check_extents(&extents[1..], &retired).is_err());
+    }
+
+    #[test]
+    fn given_up_is_what_was_announced_as_a_whole() {
+        let extents = [extent(1, 0, 10), extent(2, 10, 20), extent(4, 20, 20), extent(3, 20, 30)];
+        let mut retired = Retired::default();
+        assert!(given_up(&extents, &retired).is_empty());
+        retired.add(10, 29);
+        assert_eq!(given_up(&extents, &retired), [2], "an empty one is nothing to give up");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  0  8 bytes  "TSLOGSEG"
-//!  8  u32      format version (2)
+//!  8  u32      format version (3)
 //! 12  u32      salt: random, starts every other checksum in the file
 //! 16  u64      sequence number: the file's name
 //! 24  u64      log: random, the same in all segments of a log
@@ -32,7 +32,7 @@ pub(in crate::log) const HEADER_BYTES: u64 = 4096;
 /// Bytes of the header that count.
 pub(super) const ENCODED_BYTES: usize = 64;
 /// The format that this program reads and writes.
-pub(in crate::log) const FORMAT: u32 = 2;
+pub(in crate::log) const FORMAT: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"TSLOGSEG";
 
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn another_format_is_told_from_damage() {
-        for format in [1u32, 3] {
+        for format in [1u32, 2, 4] {
             let mut bytes = HEADER.encode().0.to_vec();
             bytes[8..12].copy_from_slice(&format.to_le_bytes());
             let crc = crc32c::crc32c(&bytes[..60]);

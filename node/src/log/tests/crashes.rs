@@ -269,7 +269,7 @@ async fn another_format_is_refused_untouched() {
     let mut bench = Bench::simulated();
     let mut whole = raw_segment(&mut bench, 2).await;
     bench.stop().await;
-    for format in [1u32, 3] {
+    for format in [1u32, 2, 4] {
         whole[8..12].copy_from_slice(&format.to_le_bytes());
         let crc = crc32c::crc32c(&whole[..60]);
         whole[60..64].copy_from_slice(&crc.to_le_bytes());

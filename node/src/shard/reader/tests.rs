@@ -19,6 +19,15 @@ impl Entries for Script {
         let from = (from as usize).min(self.entries.len());
         Ok(self.entries[from..].iter().take(self.per_read).cloned().collect())
     }
+
+    // As early as it may be.
+    async fn find(&self, time: Timestamp) -> io::Result<Option<u64>> {
+        let stamp = |entry: &Entry| command::stamp_ms(&entry.payload);
+        let young = |entry: &Entry| stamp(entry) > 0 && stamp(entry) >= time.0;
+        let Some(found) = self.entries.iter().position(young) else { return Ok(None) };
+        let before = self.entries[..found].iter().rposition(|entry| stamp(entry) > 0);
+        Ok(Some(before.map_or(0, |before| before as u64 + 1)))
+    }
 }
 
 /// A log whose beginning is gone.
@@ -33,6 +42,10 @@ impl Entries for Purged {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.script.read(from, bytes_max).await
+    }
+
+    async fn find(&self, time: Timestamp) -> io::Result<Option<u64>> {
+        self.script.find(time).await
     }
 }
 

@@ -53,6 +53,8 @@ async fn what_expired_is_gone_for_readers_and_iterators_go_on_at_the_horizon() {
     for call in 0..6u8 {
         entries.push(put_at(&bench, &handle, call, u64::from(call) * 1_000).await);
     }
+    let stamped = handle.inner.group.find_stamp(NOW + 4_000).await.expect("readable");
+    assert_eq!(stamped, Some(entries[4]), "the log has the stamps");
     let old = RecordPosition { index: entries[1], position: 0 };
     assert_eq!(trim(&handle, 0).await, None, "nothing is that old");
     assert_eq!(handle.oldest().await, Ok(Some((entries[0], Timestamp(NOW)))));
