@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 /// What must have happened somewhere in a sweep, besides a fault of each kind.
-const MUST_HAPPEN: [&str; 13] = [
+const MUST_HAPPEN: [&str; 16] = [
     "acked_records",
     "terms",
     "elections",
@@ -41,6 +41,9 @@ const MUST_HAPPEN: [&str; 13] = [
     "reshards",
     "calls_sent_again",
     "shards_read_to_their_end",
+    "trims",
+    "purges",
+    "shards_expired",
 ];
 
 /// The fault that meets all nodes at once.

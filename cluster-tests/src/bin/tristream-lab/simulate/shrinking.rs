@@ -28,6 +28,7 @@ pub(super) fn tell(reports: &[Report], arguments: &Arguments) -> anyhow::Result<
             seed: Some(report.seed),
             seeds: None,
             seconds: Some(run.seconds()?),
+            retention_seconds: run.retention_seconds(report.seed)?,
             events,
         };
         let again = run.command(report.seed)?;
