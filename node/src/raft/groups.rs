@@ -202,6 +202,7 @@ impl Groups {
         let mended = Mended::new(id, registry.repair.clone(), closing.clone());
         let log = mended.log().clone();
         founding::found(&log, founders).await.with_context(|| format!("founding group {id}"))?;
+        mended.settle().await.with_context(|| format!("the log of group {id}"))?;
         let (driver, shared) = StateMachine::restore(machine, &mended)
             .await
             .with_context(|| format!("restoring the state of group {id}"))?;
