@@ -202,6 +202,10 @@ impl Groups {
         let mended = Mended::new(id, registry.repair.clone(), closing.clone());
         let log = mended.log().clone();
         founding::found(&log, founders).await.with_context(|| format!("founding group {id}"))?;
+        #[cfg(planted)]
+        if planted!(TruncationAtRot) {
+            repair::cut_at_damage(&log).await?;
+        }
         let (driver, shared) = StateMachine::restore(machine, &mended)
             .await
             .with_context(|| format!("restoring the state of group {id}"))?;
