@@ -43,6 +43,8 @@ pub struct Settings {
     pub script: Option<Vec<Event>>,
     /// Which faults the seed draws, where there is no script.
     pub storm: Storm,
+    /// Whether metadata tables outlive their process. Else the log is all that a node starts from.
+    pub tables_last: bool,
     /// Hash every line of debugging too: slow, and the proof that two runs are the same.
     pub full: bool,
     /// Where the log goes.
@@ -74,6 +76,9 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     let panics = watch_panics();
     let board = Board::new(seed)?;
     let mut cluster = Cluster::new(seed);
+    if settings.tables_last {
+        cluster.let_tables_last();
+    }
     cluster.add_clients(all_clients(seed, &board));
     let script = settings.script.clone();
     let script = script.unwrap_or_else(|| schedule(seed, settings.storm_ms, settings.storm));

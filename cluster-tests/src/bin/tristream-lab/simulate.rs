@@ -162,6 +162,7 @@ pub(super) fn one_seed(arguments: &OneSeed) -> anyhow::Result<bool> {
             Some(_) => Some(arguments.run.faults(arguments.seed)?),
         },
         storm: arguments.run.faults.storm(),
+        tables_last: arguments.run.script()?.is_some_and(|script| script.tables_last),
         full: arguments.run.full,
         log: arguments.run.log.clone(),
         plant: arguments.run.plant()?,
