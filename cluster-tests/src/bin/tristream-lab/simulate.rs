@@ -2,6 +2,7 @@
 //!
 //! Must not know what a run does.
 
+pub(super) mod plants;
 mod shrinking;
 
 use std::fmt;
