@@ -8,6 +8,8 @@
 //! A history put together from recordings (`recording.rs`) has several sources: only what one source saw has an order
 //! that can be relied on.
 
+mod kept;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
@@ -155,6 +157,8 @@ struct Noted {
     at: Duration,
     source: Source,
     event: Event,
+    /// Where records expire.
+    clocks: Option<kept::Clocks>,
 }
 
 /// What is known of a history that was put together from recordings.
@@ -175,8 +179,10 @@ pub struct History {
     intents: Vec<Intent>,
     by_data: HashMap<Bytes, RecordId>,
     events: Vec<Noted>,
-    tips: Vec<Tip>,
+    tips: Vec<(Tip, u64)>,
     recorded: Option<Recorded>,
+    /// Where records expire, and it is known what clocks showed.
+    kept: Option<kept::Kept>,
 }
 
 impl Default for History {
@@ -195,6 +201,7 @@ impl History {
             events: Vec::new(),
             tips: Vec::new(),
             recorded: None,
+            kept: None,
         }
     }
 
@@ -237,9 +244,16 @@ impl History {
         self.push_from(Source::default(), at, event);
     }
 
+    /// A source saw something now.
+    pub fn push_seen(&mut self, source: Source, event: Event) {
+        self.push_from(source, self.started.elapsed(), event);
+    }
+
     /// A source saw something, so long after some beginning.
     pub fn push_from(&mut self, source: Source, at: Duration, event: Event) {
-        self.events.push(Noted { at, source, event });
+        let place = self.events.len();
+        let clocks = self.kept.as_mut().map(|kept| kept.note(place, &event));
+        self.events.push(Noted { at, source, event, clocks });
     }
 
     /// A reader begins: what was acked before this is there to be read. Of recordings only.
@@ -283,11 +297,12 @@ impl History {
 
     /// Somebody was told of a shard's tip.
     pub fn note_tip(&mut self, tip: Tip) {
-        self.tips.push(tip);
+        let agreed = self.agreed_now();
+        self.tips.push((tip, agreed));
     }
 
-    /// What was told of tips.
-    pub fn tips(&self) -> &[Tip] {
+    /// What was told of tips, each with what [`History::agreed_at`] was then.
+    pub fn tips(&self) -> &[(Tip, u64)] {
         &self.tips
     }
 
@@ -361,7 +376,7 @@ impl History {
             places.insert((*reader, shard), readings.len());
             readings.push(Reading { passed: Some((low, high)), ..self.reading(reader, shard) });
         }
-        for event in self.events() {
+        for (at, event) in self.events().enumerate() {
             let (reader, shard) = match event {
                 Event::Read(reader, stored) => (*reader, &stored.position.shard),
                 Event::ReadAll(reader, shard) => (*reader, shard),
@@ -372,8 +387,11 @@ impl History {
                 readings.len() - 1
             });
             match event {
-                Event::Read(_, stored) => readings[place].records.push(stored),
-                _ => readings[place].complete = true,
+                Event::Read(_, stored) => {
+                    readings[place].records.push(stored);
+                    readings[place].places.push(at);
+                }
+                _ => (readings[place].complete, readings[place].ended) = (true, at),
             }
         }
         readings
@@ -382,7 +400,8 @@ impl History {
     fn reading<'a>(&self, reader: &'static str, shard: &'a str) -> Reading<'a> {
         let begun = self.recorded.as_ref().and_then(|recorded| recorded.begun.get(reader));
         let begun = begun.map(|(place, _)| *place);
-        Reading { reader, shard, records: Vec::new(), complete: false, begun, passed: None }
+        let (records, places) = (Vec::new(), Vec::new());
+        Reading { reader, shard, records, places, complete: false, ended: 0, begun, passed: None }
     }
 }
 
@@ -395,13 +414,25 @@ pub struct Reading<'a> {
     pub shard: &'a str,
     /// In the order in which they came.
     pub records: Vec<&'a Stored>,
+    /// Where in the list of events each of them is.
+    pub places: Vec<usize>,
     /// Whether it read from the oldest record to the end, after the last put; of a recording: to what was the end when
     /// it began.
     pub complete: bool,
+    /// Where in the list of events it was complete, if it was.
+    pub ended: usize,
     /// Where in the list of events it began, of a recording.
     pub begun: Option<usize>,
     /// Lowest and highest place where it met what nobody recorded, of a recording.
     pub passed: Option<(&'a SequenceNumber, &'a SequenceNumber)>,
+}
+
+impl Reading<'_> {
+    /// The event that shows that the reader, which began at the oldest record, has passed this number; none if none does.
+    pub fn passed_at(&self, number: &SequenceNumber) -> Option<usize> {
+        let next = self.records.partition_point(|stored| stored.position.number <= *number);
+        self.places.get(next).copied().or(self.complete.then_some(self.ended))
+    }
 }
 
 #[cfg(test)]

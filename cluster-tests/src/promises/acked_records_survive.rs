@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{About, Verdict};
+use super::{About, Verdict, expired};
 use crate::history::{Event, History, Position, Reading, SequenceNumber, Stored};
 
 /// What one reader has of a shard, by place.
@@ -42,6 +42,10 @@ impl<'a> Shelf<'a> {
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("acked_records_survive");
+    if history.expires() {
+        expired::survive(&mut verdict, history);
+        return verdict;
+    }
     let mut shelves: HashMap<&str, Vec<Shelf<'_>>> = HashMap::new();
     let readings = history.readings();
     for reading in readings.iter().filter(|reading| reading.complete || history.is_recorded()) {

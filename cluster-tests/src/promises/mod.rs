@@ -4,6 +4,7 @@
 //! it can bark. Must not know how the history came about.
 
 pub mod acked_records_survive;
+mod expired;
 mod lineage;
 pub mod no_phantom_records;
 pub mod nothing_stored_twice;

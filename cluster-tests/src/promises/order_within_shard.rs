@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{About, Verdict};
+use super::{About, Verdict, expired};
 use crate::history::{Event, History, Position, Reading, Source, Stored};
 
 /// Judges a history.
@@ -19,6 +19,15 @@ pub fn check(history: &History) -> Verdict {
             });
         }
     }
+    match history.expires() {
+        true => expired::agree(&mut verdict, history, &readings),
+        false => all_agree(&mut verdict, &readings),
+    }
+    real_time(&mut verdict, history);
+    verdict
+}
+
+fn all_agree(verdict: &mut Verdict, readings: &[Reading<'_>]) {
     let mut whole: HashMap<&str, &Reading<'_>> = HashMap::new();
     for reading in readings.iter().filter(|reading| reading.complete || reading.begun.is_some()) {
         let whole = whole.entry(reading.shard).or_insert(reading);
@@ -26,18 +35,16 @@ pub fn check(history: &History) -> Verdict {
             *whole = reading;
         }
     }
-    for reading in &readings {
+    for reading in readings {
         if let Some(whole) = whole.get(reading.shard)
             && !std::ptr::eq(*whole, reading)
         {
             match reading.begun {
-                None => agree(&mut verdict, whole, reading),
-                Some(_) => meet(&mut verdict, whole, reading),
+                None => agree(verdict, whole, reading),
+                Some(_) => meet(verdict, whole, reading),
             }
         }
     }
-    real_time(&mut verdict, history);
-    verdict
 }
 
 /// A reader that read all has the same sequence; any other has a piece of it without a gap.

@@ -1,28 +1,33 @@
 //! Who is told that nothing follows has been given everything that was acked before the question, unless the answer
-//! says that it may be stale.
+//! says that it may be stale. Where records expire, what was acked may be gone by then.
 
 use std::collections::HashMap;
 
 use super::{About, Verdict};
-use crate::history::{Event, History, Position, SequenceNumber, Tip};
+use crate::history::{Event, History, Position, RecordId, SequenceNumber, Tip};
 
 /// Judges a history.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("tips_are_fresh");
     // Of each shard, the newest number acked so far, and as which event.
-    let mut acked: HashMap<&str, Vec<(usize, &SequenceNumber)>> = HashMap::new();
+    let mut acked: HashMap<&str, Vec<(usize, &SequenceNumber, RecordId)>> = HashMap::new();
     for (place, event) in history.events().enumerate() {
-        let Event::Acked(_, Position { shard, number }) = event else { continue };
+        let Event::Acked(id, Position { shard, number }) = event else { continue };
         let newest = acked.entry(shard).or_default();
-        if newest.last().is_none_or(|(_, last)| *last < number) {
-            newest.push((place, number));
+        if newest.last().is_none_or(|(_, last, _)| *last < number) {
+            newest.push((place, number, *id));
         }
     }
-    for Tip { reader, shard, asked, upto } in history.tips() {
+    for (Tip { reader, shard, asked, upto }, agreed) in history.tips() {
         let all = acked.get(shard.as_str()).map_or(&[][..], Vec::as_slice);
-        let before = all.partition_point(|(place, _)| place < asked);
-        let newest = before.checked_sub(1).map(|at| all[at].1);
-        verdict.check_about(newest <= upto.as_ref(), || {
+        let before = all.partition_point(|(place, ..)| place < asked);
+        let newest = before.checked_sub(1).map(|at| all[at]);
+        // When the newest is gone, so are those before it.
+        let is_gone = newest.is_some_and(|(place, number, id)| {
+            history.may_have_expired(id, number, place, *agreed)
+        });
+        let newest = newest.map(|(_, number, _)| number);
+        verdict.check_about(newest <= upto.as_ref() || is_gone, || {
             let told = |number: Option<&SequenceNumber>| {
                 number.map_or("nothing".to_owned(), ToString::to_string)
             };

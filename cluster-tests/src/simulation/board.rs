@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use tokio::time::sleep;
 use tristream_client::domain::StreamName;
 
-use crate::history::{Event, History, Position, RecordId, SequenceNumber, Tip};
+use crate::history::{Event, History, Position, RecordId, SequenceNumber, ShardSeen, Source, Tip};
 
 /// Keys of a producer.
 const KEYS: u32 = 4;
@@ -58,6 +58,8 @@ struct State {
     /// A reshard completed in the calm, and every shard that was open then took a put.
     calm_probe: bool,
     probes: u64,
+    /// Lists of shards that anybody was told.
+    maps: u32,
     /// A stream was created and deleted, all in the calm.
     calm_cycle: bool,
     counts: BTreeMap<String, u64>,
@@ -68,12 +70,14 @@ struct State {
 }
 
 impl Board {
-    pub(super) fn new(seed: u64) -> anyhow::Result<Arc<Board>> {
+    pub(super) fn new(seed: u64, retention_seconds: Option<u64>) -> anyhow::Result<Arc<Board>> {
+        let kept = retention_seconds.map(Duration::from_secs);
         let state = State {
             phase: Phase::Forming,
-            history: History::new(),
+            history: kept.map_or_else(History::new, History::expiring),
             calm_probe: false,
             probes: 0,
+            maps: 0,
             calm_cycle: false,
             counts: BTreeMap::new(),
             waits_for: "nothing yet".to_owned(),
@@ -83,6 +87,16 @@ impl Board {
         let shard_count = 1 + (seed % 4) as u32;
         let stream = "orders".parse()?;
         Ok(Arc::new(Board { stream, shard_count, state: Mutex::new(state) }))
+    }
+
+    /// Whether records expire.
+    pub(super) fn expires(&self) -> bool {
+        self.state.lock().history.expires()
+    }
+
+    /// What the nodes' clocks show from now on: [`History::clocks_show`].
+    pub(super) fn clocks_show(&self, (lowest, agreed): (u64, Option<u64>)) {
+        self.state.lock().history.clocks_show(lowest, agreed);
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -220,6 +234,14 @@ impl Board {
 
     pub(super) fn push(&self, event: Event) {
         self.state.lock().history.push(event);
+    }
+
+    /// Somebody was told of all shards. By which node, and how much it knew, nobody says: no two of these have an order.
+    pub(super) fn note_map(&self, map: Vec<ShardSeen>) {
+        let mut state = self.state.lock();
+        state.maps += 1;
+        let source = Source(state.maps);
+        state.history.push_seen(source, Event::Map(map));
     }
 
     pub(super) fn note_tip(&self, tip: Tip) {

@@ -29,7 +29,7 @@ const BATCH_MAX: usize = 8;
 const DEADLINE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause of a producer between two calls.
-const PUT_PAUSE_MAX_MS: u64 = 180;
+const PUT_PAUSE_MAX_MS: u64 = 130;
 /// Nothing that was asked for comes later than this.
 const SETTLED_AFTER: Duration = Duration::from_secs(8);
 /// The reader that reads while everything happens.
@@ -171,10 +171,16 @@ pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
         for (node, az) in AZS.into_iter().enumerate() {
             let what = format!("{} of {az}, up to {ends:?}", shard.id);
             board.wait_for(what);
-            let records = read_replica(&board, node, shard, ends.as_ref()).await;
+            let records = read_replica(&client, &board, node, shard, ends.as_ref()).await;
+            let Some(records) = records else { break };
             records.into_iter().for_each(|record| board.push(Event::Read(az, record)));
             board.push(Event::ReadAll(az, shard.id.to_string()));
         }
+    }
+    if board.expires() {
+        board.wait_for("the last list of shards".to_owned());
+        let stream = described(&client, &board).await;
+        board.push(Event::Map(stream.map.shards().iter().map(ShardSeen::from).collect()));
     }
     board.wait_for("the status of the cluster".to_owned());
     let status = loop {
@@ -188,16 +194,30 @@ pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
     Ok(())
 }
 
+async fn described(client: &Client, board: &Board) -> Arc<StreamDescription> {
+    loop {
+        if let Ok(stream) = client.describe_stream(&board.stream).await {
+            return stream;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// All that a replica has of a shard; none if the shard expired meanwhile.
 async fn read_replica(
+    client: &Client,
     board: &Board,
     node: usize,
     shard: &Shard,
     ends: Option<&history::SequenceNumber>,
-) -> Vec<history::Stored> {
+) -> Option<Vec<history::Stored>> {
     loop {
         match read_replica_once(board, node, shard, ends).await {
-            Ok(records) => return records,
+            Ok(records) => return Some(records),
             Err(error) => tracing::info!(node, %error, "not read to its end"),
+        }
+        if board.expires() && described(client, board).await.map.get(shard.id).is_none() {
+            return None;
         }
         sleep(PAUSE).await;
     }
@@ -209,34 +229,81 @@ async fn read_replica_once(
     shard: &Shard,
     ends: Option<&history::SequenceNumber>,
 ) -> anyhow::Result<Vec<history::Stored>> {
-    let net: Arc<dyn Net> = Arc::new(SimulatedNet);
-    let mut stub = TristreamClient::new(channel(&net, &peer_address(node), 16 << 20)?)
-        .max_decoding_message_size(64 << 20);
-    let request = wire::SubscribeRequest {
-        stream: board.stream.to_string(),
-        shard_index: shard.id.index(),
-        from: Some(WireFrom::TrimHorizon(true)),
-    };
-    let silence = Duration::from_secs(5);
-    let mut events = timeout(silence, stub.subscribe(request)).await??.into_inner();
+    let mut replica = Replica::subscribe(board, node, shard).await?;
     let mut records: Vec<history::Stored> = Vec::new();
     loop {
-        let event = timeout(silence, events.message()).await??;
-        let event = event.ok_or_else(|| anyhow::anyhow!("the node ended the subscription"))?;
+        let event = replica.next(&mut records).await?;
+        // Where the newest record may have expired, it is passed all the same.
+        let next = history::SequenceNumber::parse(&event.next_sequence_number);
+        let passed = next.filter(|_| board.expires());
+        let reached = ends.is_none_or(|ends| {
+            let has = records.last().is_some_and(|newest| newest.position.number >= *ends);
+            has || passed.is_some_and(|next| next > *ends)
+        });
+        let at_tip = shard.is_open() && reached && event.millis_behind == 0 && !event.stale;
+        if at_tip || !event.children.is_empty() {
+            break;
+        }
+    }
+    if let Some(first) = records.first().filter(|_| board.expires()) {
+        still_begins_with(first, board, node, shard).await?;
+    }
+    Ok(records)
+}
+
+/// Nothing was trimmed while a replica was read, so that what it showed was there all at one moment.
+async fn still_begins_with(
+    first: &history::Stored,
+    board: &Board,
+    node: usize,
+    shard: &Shard,
+) -> anyhow::Result<()> {
+    let mut replica = Replica::subscribe(board, node, shard).await?;
+    let mut records = Vec::new();
+    loop {
+        let event = replica.next(&mut records).await?;
+        if let Some(now) = records.first() {
+            anyhow::ensure!(now.position == first.position, "trimmed meanwhile");
+            return Ok(());
+        }
+        let is_end = event.millis_behind == 0 || !event.children.is_empty();
+        anyhow::ensure!(!is_end, "all trimmed meanwhile");
+    }
+}
+
+/// One replica of a shard, read from its oldest record on.
+struct Replica(tonic::Streaming<wire::SubscribeEvent>);
+
+impl Replica {
+    /// A node that says nothing for so long is asked anew.
+    const SILENCE: Duration = Duration::from_secs(5);
+
+    async fn subscribe(board: &Board, node: usize, shard: &Shard) -> anyhow::Result<Replica> {
+        let net: Arc<dyn Net> = Arc::new(SimulatedNet);
+        let mut stub = TristreamClient::new(channel(&net, &peer_address(node), 16 << 20)?)
+            .max_decoding_message_size(64 << 20);
+        let request = wire::SubscribeRequest {
+            stream: board.stream.to_string(),
+            shard_index: shard.id.index(),
+            from: Some(WireFrom::TrimHorizon(true)),
+        };
+        let events = timeout(Replica::SILENCE, stub.subscribe(request)).await??;
+        Ok(Replica(events.into_inner()))
+    }
+
+    /// The next event, whose records go to `records`.
+    async fn next(
+        &mut self,
+        records: &mut Vec<history::Stored>,
+    ) -> anyhow::Result<wire::SubscribeEvent> {
+        let event = timeout(Replica::SILENCE, self.0.message()).await??;
+        let mut event = event.ok_or_else(|| anyhow::anyhow!("the node ended the subscription"))?;
         if let Some(refusal) = event.refusal {
             anyhow::bail!("refused: {refusal:?}");
         }
-        for record in event.records {
+        for record in event.records.drain(..) {
             records.push(stored(record.try_into()?).map_err(anyhow::Error::msg)?);
         }
-        if !event.children.is_empty() {
-            return Ok(records);
-        }
-        let reached = ends.is_none_or(|ends| {
-            records.last().is_some_and(|newest| newest.position.number >= *ends)
-        });
-        if shard.is_open() && reached && event.millis_behind == 0 && !event.stale {
-            return Ok(records);
-        }
+        Ok(event)
     }
 }

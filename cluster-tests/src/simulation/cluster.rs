@@ -18,6 +18,7 @@ use turmoil::Sim;
 use super::fault::Fault;
 use super::place::{AZS, Ended, Place, RESERVE_BYTES};
 use super::strike::{SOON_MS, STOP_MAX_MS};
+use super::world::clocks;
 
 /// The host of all clients.
 pub(super) const CLIENTS: &str = "clients";
@@ -79,6 +80,8 @@ pub(super) struct Cluster {
     pub(super) cuts: BTreeMap<(usize, usize), u64>,
     /// The one node whose disk rots.
     pub(super) rotten: Option<usize>,
+    /// Whether its footers do; else the heads of entries.
+    pub(super) footers_rot: Option<bool>,
     /// Losses of power that wait for their moment.
     pub(super) armed: Vec<Fault>,
     coverage: BTreeMap<String, u64>,
@@ -87,8 +90,8 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Three nodes with empty disks, not stepped yet.
-    pub(super) fn new(seed: u64) -> Cluster {
+    /// Three nodes with empty disks, not stepped yet, that keep records for so long, or for longer than a run takes.
+    pub(super) fn new(seed: u64, retention_seconds: Option<u64>) -> Cluster {
         let mut random = SmallRng::seed_from_u64(seed ^ 0xc1);
         let latency_max = Duration::from_millis(random.random_range(2..30));
         let sync_max = Duration::from_millis(SYNC_MAX_MS[random.random_range(0..4)]);
@@ -122,18 +125,19 @@ impl Cluster {
             undo_made: 0,
             cuts: BTreeMap::new(),
             rotten: None,
+            footers_rot: None,
             armed: Vec::new(),
             coverage: BTreeMap::new(),
             violations: Vec::new(),
         };
-        (0..3).for_each(|node| cluster.add_node(node, seed, log.clone()));
+        (0..3).for_each(|node| cluster.add_node(node, seed, log.clone(), retention_seconds));
         cluster
     }
 
-    fn add_node(&mut self, node: usize, seed: u64, log: Log) {
+    fn add_node(&mut self, node: usize, seed: u64, log: Log, retention_seconds: Option<u64>) {
         let disk = SimulatedDisk::new();
         disk.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
-        let place = Arc::new(Place::new(node, seed, log, disk));
+        let place = Arc::new(Place::new(node, seed, log, retention_seconds, disk));
         self.places.push(place.clone());
         self.sim.host(AZS[node], move || {
             let place = place.clone();
@@ -161,6 +165,12 @@ impl Cluster {
     /// Milliseconds since the beginning.
     pub(super) fn now(&self) -> u64 {
         self.now
+    }
+
+    /// The lowest of the nodes' clocks, and the highest that a majority agrees with, by the end of the next tick.
+    pub(super) fn clocks(&self) -> (u64, Option<u64>) {
+        let at = |ms: u64| clocks([0, 1, 2].map(|node| self.places[node].clock.at(ms)));
+        (at(self.now).0, at(self.now + TICK.as_millis() as u64).1)
     }
 
     /// How often what happened.

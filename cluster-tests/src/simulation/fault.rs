@@ -53,7 +53,7 @@ pub enum Fault {
     NearlyFullDisk { node: usize, lasts: u64 },
     /// A node's disk finds room for so many more writes, and then for none. The node stops, and somebody makes room.
     FullDisk { node: usize, writes: u64 },
-    /// So many bits flip in what a node has synced and no longer writes to.
+    /// So many bits flip in what a node has synced and no longer writes to: all in one segment of its log.
     Rot { node: usize, bits: usize },
     /// A node loses power, comes back with an empty disk, and gets its own again later.
     EmptyDisk { node: usize, back_after: u64, found_after: u64 },
@@ -63,13 +63,10 @@ pub enum Fault {
     ClockDrift { node: usize, ppm: i64 },
 }
 
-/// Whether storms let bits rot: the log of today refuses to open over some of it, and repairs none.
-const ROT_IS_DRAWN: bool = false;
-
 impl Fault {
     /// The kinds that storms draw, as [`Fault::kind`] names them.
     pub fn kinds() -> impl Iterator<Item = &'static str> {
-        let all = [
+        [
             "power_loss",
             "power_loss_unsynced",
             "power_loss_everywhere",
@@ -92,8 +89,8 @@ impl Fault {
             "clock_jump",
             "clock_drift",
             "rot",
-        ];
-        all.into_iter().filter(|kind| ROT_IS_DRAWN || *kind != "rot")
+        ]
+        .into_iter()
     }
 
     /// What kind of fault it is.
@@ -161,8 +158,19 @@ pub fn schedule(seed: u64, span_ms: u64, storm: Storm) -> Vec<Event> {
     if storm == Storm::PowerLossAll {
         events.extend(power_lost_everywhere(&mut random, span_ms));
     }
+    rot_on_one_node(&mut random, &mut events);
     events.sort_by_key(|event| event.at);
     events
+}
+
+/// Of what rots on one node a majority is sound; of what rots on two, a replica that lags may be all that is left.
+fn rot_on_one_node(random: &mut SmallRng, events: &mut [Event]) {
+    let rotten = random.random_range(0..3);
+    for event in events {
+        if let Fault::Rot { node, .. } = &mut event.fault {
+            *node = rotten;
+        }
+    }
 }
 
 /// Two to four times, one in each part of the span but the last: other faults may keep a node down for a while.
@@ -194,7 +202,7 @@ fn draw(random: &mut SmallRng) -> Fault {
     let other = (node + random.random_range(1..3)) % 3;
     let lasts = random.random_range(100..4_000);
     let back_after = back_after(random);
-    match random.random_range(0..if ROT_IS_DRAWN { 27 } else { 26 }) {
+    match random.random_range(0..28) {
         0 | 1 => Fault::PowerLoss { nodes: some_nodes(random, node), back_after },
         2..=5 => Fault::PowerLossUnsynced { nodes: some_nodes(random, node), back_after },
         6 => Fault::PowerLossEverywhere { back_after: [(); 3].map(|()| self::back_after(random)) },
@@ -214,7 +222,7 @@ fn draw(random: &mut SmallRng) -> Fault {
 
 fn draw_of_disk(random: &mut SmallRng, node: usize) -> Fault {
     let lasts = random.random_range(100..4_000);
-    match random.random_range(0..if ROT_IS_DRAWN { 10 } else { 9 }) {
+    match random.random_range(0..11) {
         0 => Fault::SlowSync { node, up_to: random.random_range(10..200), lasts },
         1 => Fault::StalledSync { node, lasts },
         2 => Fault::StalledDisk { node, lasts },
@@ -273,6 +281,24 @@ mod tests {
         let events = (0..50).flat_map(mixed);
         let drawn: BTreeSet<&str> = events.map(|event| event.fault.kind()).collect();
         assert_eq!(drawn, Fault::kinds().collect());
+    }
+
+    #[test]
+    fn one_disk_of_a_run_rots() {
+        let nodes_of = |seed| {
+            let rotten = mixed(seed).into_iter().filter_map(|event| match event.fault {
+                Fault::Rot { node, .. } => Some(node),
+                _ => None,
+            });
+            rotten.collect::<Vec<_>>()
+        };
+        let all: Vec<Vec<usize>> = (0..100).map(nodes_of).collect();
+        assert!(all.iter().any(|nodes| nodes.len() > 1));
+        for nodes in &all {
+            assert!(nodes.windows(2).all(|pair| pair[0] == pair[1]), "{nodes:?}");
+        }
+        let nodes: BTreeSet<usize> = all.into_iter().flatten().collect();
+        assert_eq!(nodes.len(), 3);
     }
 
     #[test]

@@ -27,7 +27,7 @@ const BATCH_MAX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(7);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest pause of the producer between two calls.
-const PUT_PAUSE_MAX_MS: u64 = 180;
+const PUT_PAUSE_MAX_MS: u64 = 130;
 /// Between two rounds of the reader.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Rounds of the reader between two listings.
@@ -173,6 +173,8 @@ pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
     let mut random = SmallRng::seed_from_u64(seed ^ 0x5244);
     board.reached(Phase::Storm).await;
     let mut places: Vec<Place> = Vec::new();
+    // Parents that had expired before they were heard of: read after their children, they would be out of order.
+    let mut passed: BTreeSet<String> = BTreeSet::new();
     let mut round = 0u64;
     while board.phase() < Phase::Done {
         if round.is_multiple_of(LISTING_ROUNDS) {
@@ -181,19 +183,17 @@ pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
             let answer = call(node, "ListShards", &body, None).await;
             if let Ok(Some(listing)) = answered(answer) {
                 let shards = listing["Shards"].as_array().context("a listing without shards")?;
-                for shard in shards {
-                    let id = shard["ShardId"].as_str().context("a shard without an id")?;
-                    if !places.iter().any(|place| place.shard == id) {
-                        let parents = ["ParentShardId", "AdjacentParentShardId"];
-                        let parents = parents.iter().filter_map(|name| shard[*name].as_str());
-                        places.push(Place::new(id, parents.map(str::to_owned).collect()));
-                    }
+                learn(&mut places, shards, &passed)?;
+                if board.expires() {
+                    let listed: BTreeSet<&str> =
+                        shards.iter().filter_map(|shard| shard["ShardId"].as_str()).collect();
+                    give_up(&mut places, &listed, &mut passed, &board);
                 }
             }
         }
         round += 1;
-        let ended: BTreeSet<String> =
-            places.iter().filter(|place| place.ended).map(|place| place.shard.clone()).collect();
+        let ended = places.iter().filter(|place| place.ended).map(|place| place.shard.clone());
+        let ended: BTreeSet<String> = ended.chain(passed.iter().cloned()).collect();
         let is_due = |place: &&mut Place| {
             !place.ended && place.parents.iter().all(|parent| ended.contains(parent))
         };
@@ -211,6 +211,45 @@ pub(super) async fn reader(seed: u64, board: Arc<Board>) -> turmoil::Result {
     Ok(())
 }
 
+/// Takes in the shards of a listing.
+fn learn(
+    places: &mut Vec<Place>,
+    shards: &[Value],
+    passed: &BTreeSet<String>,
+) -> anyhow::Result<()> {
+    for shard in shards {
+        let id = shard["ShardId"].as_str().context("a shard without an id")?;
+        if !places.iter().any(|place| place.shard == id) && !passed.contains(id) {
+            let parents = ["ParentShardId", "AdjacentParentShardId"];
+            let parents = parents.iter().filter_map(|name| shard[*name].as_str());
+            places.push(Place::new(id, parents.map(str::to_owned).collect()));
+        }
+    }
+    Ok(())
+}
+
+/// Shards that a node did not find, and that are no longer listed, are over; so are parents that were not heard of
+/// before they were.
+fn give_up(
+    places: &mut [Place],
+    listed: &BTreeSet<&str>,
+    passed: &mut BTreeSet<String>,
+    board: &Board,
+) {
+    for place in places.iter_mut().filter(|place| place.not_found && !place.ended) {
+        if listed.contains(place.shard.as_str()) {
+            place.not_found = false;
+        } else {
+            place.ended = true;
+            board.count("shards_expired_half_read", 1);
+        }
+    }
+    let known: BTreeSet<&str> = places.iter().map(|place| place.shard.as_str()).collect();
+    let parents = places.iter().flat_map(|place| &place.parents);
+    let unheard = parents.filter(|parent| !known.contains(parent.as_str()));
+    passed.extend(unheard.cloned());
+}
+
 /// How far one shard is read.
 struct Place {
     shard: String,
@@ -218,12 +257,15 @@ struct Place {
     iterator: Option<String>,
     /// Read to their end before this one is begun.
     parents: Vec<String>,
+    /// A node said that there is no such shard.
+    not_found: bool,
     ended: bool,
 }
 
 impl Place {
     fn new(id: &str, parents: Vec<String>) -> Place {
-        Place { shard: id.to_owned(), last: None, iterator: None, parents, ended: false }
+        let (last, iterator) = (None, None);
+        Place { shard: id.to_owned(), last, iterator, parents, not_found: false, ended: false }
     }
 
     async fn look_up(&mut self, node: usize, board: &Board) -> anyhow::Result<()> {
@@ -235,10 +277,28 @@ impl Place {
                 body["StartingSequenceNumber"] = json!(last.to_string());
             }
         }
-        if let Some(answer) = answered(call(node, "GetShardIterator", &body, None).await)? {
+        let answer = call(node, "GetShardIterator", &body, None).await;
+        if let Some(answer) = self.answered(answer, board)? {
             self.iterator = answer["ShardIterator"].as_str().map(str::to_owned);
         }
         Ok(())
+    }
+
+    /// As [`answered`]; where closed shards expire, one may also be gone.
+    fn answered(
+        &mut self,
+        answer: Result<Answer, Silence>,
+        board: &Board,
+    ) -> anyhow::Result<Option<Value>> {
+        let is_unknown = |answer: &Answer| {
+            let body = String::from_utf8_lossy(&answer.body);
+            answer.status == 400 && body.contains("ResourceNotFoundException")
+        };
+        if board.expires() && matches!(&answer, Ok(answer) if is_unknown(answer)) {
+            self.not_found = true;
+            return Ok(None);
+        }
+        answered(answer)
     }
 
     async fn read(&mut self, node: usize, from: String, board: &Board) -> anyhow::Result<()> {
@@ -246,7 +306,7 @@ impl Place {
         let asked = board.with_history(|history| history.events().len());
         let answer = call(node, "GetRecords", &body, None).await;
         let stale = matches!(&answer, Ok(answer) if answer.header(STALE).is_some());
-        let Some(answer) = answered(answer)? else {
+        let Some(answer) = self.answered(answer, board)? else {
             self.iterator = Some(from);
             return Ok(());
         };

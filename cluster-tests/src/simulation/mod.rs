@@ -10,11 +10,13 @@
 //! | network, clock and randomness of a node | `world.rs` |
 //! | a node's disk and clock, and its lives | `place.rs` |
 //! | metadata tables that outlive a process | `tables.rs` |
+//! | which bits may rot | `rot.rs` |
 //! | three nodes through time: start, undo, mend | `cluster.rs` |
 //! | how each fault is carried out | `strike.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
 //! | somebody who splits and merges shards | `resharder.rs` |
+//! | somebody who looks at the list of shards | `surveyor.rs` |
 //! | what clients share with the run | `board.rs` |
 //! | producers and readers, and the last reading of every replica | `clients.rs` |
 //! | what the run logs, as a hash | `trace.rs` |
@@ -34,10 +36,12 @@ mod place;
 mod plant;
 mod report;
 mod resharder;
+mod rot;
 mod run;
 mod script;
 mod shrink;
 mod strike;
+mod surveyor;
 mod tables;
 mod trace;
 mod world;
@@ -45,6 +49,6 @@ mod world;
 pub use fault::{Event, Fault, Storm, schedule};
 pub use plant::Plant;
 pub use report::{EVERYWHERE, Report, Sum};
-pub use run::{Settings, run};
+pub use run::{Settings, retention_seconds, run};
 pub use script::Script;
 pub use shrink::{broken, shrink};

@@ -55,6 +55,8 @@ pub(super) struct Place {
     node: usize,
     seed: u64,
     log: Log,
+    /// For how long records are kept; none: for longer than a run takes.
+    retention_seconds: Option<u64>,
     disks: Mutex<Disks>,
     /// The metadata tables, where they outlive the process.
     tables: OnceLock<LastingTables>,
@@ -83,11 +85,17 @@ pub(super) struct State {
 }
 
 impl Place {
-    pub(super) fn new(node: usize, seed: u64, log: Log, disk: SimulatedDisk) -> Place {
+    pub(super) fn new(
+        node: usize,
+        seed: u64,
+        log: Log,
+        retention_seconds: Option<u64>,
+        disk: SimulatedDisk,
+    ) -> Place {
         let (clock, stop, state) = (Arc::default(), Notify::new(), Mutex::default());
         let disks = Mutex::new(Disks { plugged: disk, own: None });
         let (tables, metrics) = (OnceLock::new(), Mutex::default());
-        Place { node, seed, log, disks, tables, clock, stop, state, metrics }
+        Place { node, seed, log, retention_seconds, disks, tables, clock, stop, state, metrics }
     }
 
     /// From now on the metadata tables outlive the process. Before the first life.
@@ -223,7 +231,7 @@ impl Place {
             put_deadline_ms: 5_000,
             quotas: false,
             deduplicate: true,
-            retention_override_seconds: None,
+            retention_override_seconds: self.retention_seconds,
             on_demand_window_seconds: 600,
             enable_faults: false,
             fault_token: None,

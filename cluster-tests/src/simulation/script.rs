@@ -40,6 +40,9 @@ pub struct Script {
     /// Whether the metadata tables outlive their process; else the log is all that a node starts from.
     #[serde(default)]
     pub tables_last: bool,
+    /// For how many seconds records are kept; none: for longer than a run takes.
+    #[serde(default)]
+    pub retention_seconds: Option<u64>,
     /// The faults, by rising time.
     pub events: Vec<Event>,
 }
@@ -72,7 +75,12 @@ impl Script {
         {
             let _ = writeln!(text, "  \"{name}\": {},", serde_json::to_string(word)?);
         }
-        let numbers = [("seed", self.seed), ("seeds", self.seeds), ("seconds", self.seconds)];
+        let numbers = [
+            ("seed", self.seed),
+            ("seeds", self.seeds),
+            ("seconds", self.seconds),
+            ("retention_seconds", self.retention_seconds),
+        ];
         for (name, number) in numbers.into_iter().filter_map(|(name, n)| Some((name, n?))) {
             let _ = writeln!(text, "  \"{name}\": {number},");
         }
@@ -103,11 +111,12 @@ mod tests {
             seeds: Some(2),
             seconds: Some(5),
             tables_last: true,
+            retention_seconds: Some(6),
             events: schedule(3, 10_000, Storm::Mixed),
         };
         let text = script.print().unwrap();
         assert_eq!(Script::parse(&text).unwrap(), script);
-        assert_eq!(text.lines().count(), script.events.len() + 10, "{text}");
+        assert_eq!(text.lines().count(), script.events.len() + 11, "{text}");
         let empty = Script::default();
         assert_eq!(Script::parse(&empty.print().unwrap()).unwrap(), empty);
     }

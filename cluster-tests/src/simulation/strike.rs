@@ -12,6 +12,7 @@ use tristream_node::disk::{Disk, SimulatedDisk};
 use super::cluster::{CLIENTS, Cluster, SYNC_MIN, Undo, host};
 use super::fault::Fault;
 use super::place::{AZS, LOG_DIR, RESERVE_BYTES};
+use super::rot;
 
 /// A node that was asked to stop and has not is killed after this long.
 pub(super) const STOP_MAX_MS: u64 = 15_000;
@@ -205,22 +206,42 @@ impl Cluster {
         }
     }
 
-    /// Damages what one node has, and no other in the whole run: of each record two sound copies stay.
+    /// Damages what one node has, and no other in the whole run: of each record two sound copies stay. Where heads rot
+    /// no footer does, nor the other way round: each is made good from the other.
     fn rot(&mut self, node: usize, bits: usize) -> bool {
-        if *self.rotten.get_or_insert(node) != node || self.places[node].has_a_strange_disk() {
+        if self.rotten.is_some_and(|rotten| rotten != node)
+            || self.places[node].has_a_strange_disk()
+        {
             return false;
         }
-        let (seed, pick) = (self.random.random(), self.random.random::<u64>() as usize);
         let disk = self.places[node].disk().restarted();
-        let mut sealed = disk.list(Path::new(LOG_DIR)).unwrap_or_default();
-        sealed.retain(|name| name.ends_with(".seg"));
-        sealed.sort();
-        // The newest is being written.
-        sealed.pop();
-        let Some(name) = sealed.get(pick % sealed.len().max(1)) else { return false };
-        let flipped = disk.rot(&Path::new(LOG_DIR).join(name), 0..u64::MAX, bits, seed);
-        tracing::info!(node, name, ?flipped, "rot");
-        flipped.is_ok()
+        let mut segments = disk.list(Path::new(LOG_DIR)).unwrap_or_default();
+        segments.sort();
+        let rottable = |name: &String| {
+            let number = name.strip_suffix(".seg")?.parse().ok()?;
+            let path = Path::new(LOG_DIR).join(name);
+            let bytes = disk.synced(&path).ok()?;
+            let found = rot::rottable(number, &bytes);
+            (!found.payloads.is_empty()).then_some((path, found))
+        };
+        let mut sealed: Vec<_> = segments.iter().filter_map(rottable).collect();
+        if sealed.is_empty() {
+            return false;
+        }
+        self.rotten = Some(node);
+        let (path, found) = sealed.swap_remove(self.random.random_range(0..sealed.len()));
+        let is_of_footer = *self.footers_rot.get_or_insert_with(|| self.random.random_bool(0.2));
+        let places = match (self.random.random_bool(0.7), is_of_footer) {
+            (true, _) => found.payloads,
+            (false, true) => found.footer,
+            (false, false) => found.heads,
+        };
+        for _ in 0..bits {
+            let place = places[self.random.random_range(0..places.len())].clone();
+            let flipped = disk.rot(&path, place, 1, self.random.random());
+            tracing::info!(node, ?path, ?flipped, "rot");
+        }
+        true
     }
 
     fn isolate(&mut self, node: usize, clients: bool, lasts: u64) -> bool {

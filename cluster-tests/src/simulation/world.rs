@@ -67,13 +67,49 @@ impl SimulatedClock {
     }
 }
 
-impl Clock for SimulatedClock {
-    fn now(&self) -> Timestamp {
-        let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_millis() as i64;
+impl SimulatedClock {
+    /// What it shows so many milliseconds after the simulation's beginning.
+    pub(super) fn at(&self, elapsed: u64) -> Timestamp {
+        let elapsed = elapsed.cast_signed();
         let drift = elapsed * self.drift_ppm.load(Ordering::Relaxed) / 1_000_000;
         let epoch = tristream_interpose::EPOCH_SECONDS * 1000;
         let now = epoch + elapsed + drift + self.ahead_ms.load(Ordering::Relaxed);
         Timestamp(u64::try_from(now).unwrap_or_default())
+    }
+}
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> Timestamp {
+        self.at(turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64)
+    }
+}
+
+/// How far clocks may be apart and agree, where records are kept for seconds: `retention/clocks.rs` of the node.
+const APART_MS: u64 = 2_000;
+
+/// The lowest of these clocks, and the highest that a majority agrees with, itself included.
+pub(super) fn clocks(shown: [Timestamp; 3]) -> (u64, Option<u64>) {
+    let mut shown = shown.map(|clock| clock.0);
+    shown.sort_unstable();
+    let pairs = [(shown[1], shown[2]), (shown[0], shown[1])];
+    let agreeing = pairs.into_iter().find(|(one, other)| other - one <= APART_MS);
+    (shown[0], agreeing.map(|(_, higher)| higher))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_majority_agrees_with_the_higher_of_two_that_are_near() {
+        for (shown, expected) in [
+            ([9_000, 9_000, 9_000], (9_000, Some(9_000))),
+            ([12_000, 9_000, 10_000], (9_000, Some(12_000))),
+            ([12_001, 9_000, 10_000], (9_000, Some(10_000))),
+            ([50_000, 9_000, 20_000], (9_000, None)),
+        ] {
+            assert_eq!(clocks(shown.map(Timestamp)), expected, "{shown:?}");
+        }
     }
 }
 

@@ -164,6 +164,7 @@ pub(super) fn one_seed(arguments: &OneSeed) -> anyhow::Result<bool> {
         },
         storm: arguments.run.faults.storm(),
         tables_last: arguments.run.script()?.is_some_and(|script| script.tables_last),
+        retention_seconds: arguments.run.retention_seconds(arguments.seed)?,
         full: arguments.run.full,
         log: arguments.run.log.clone(),
         plant: arguments.run.plant()?,
@@ -184,6 +185,13 @@ impl Run {
     fn seconds(&self) -> anyhow::Result<u64> {
         let written = || Ok::<_, anyhow::Error>(self.script()?.and_then(|script| script.seconds));
         Ok(self.seconds.map_or_else(written, |seconds| Ok(Some(seconds)))?.unwrap_or(SECONDS))
+    }
+
+    /// A script's, or the seed's where there is none.
+    fn retention_seconds(&self, seed: u64) -> anyhow::Result<Option<u64>> {
+        let script = self.script()?;
+        Ok(script
+            .map_or_else(|| simulation::retention_seconds(seed), |script| script.retention_seconds))
     }
 
     fn plant(&self) -> anyhow::Result<Option<Plant>> {

@@ -277,6 +277,14 @@ impl SimulatedDisk {
         Ok(())
     }
 
+    /// The bytes of a file that are synced.
+    ///
+    /// # Errors
+    /// `NotFound`: no such file.
+    pub fn synced(&self, path: &Path) -> io::Result<Vec<u8>> {
+        Ok(self.state().content_at(path)?.durable.clone())
+    }
+
     /// Flips one bit, for good.
     ///
     /// # Errors

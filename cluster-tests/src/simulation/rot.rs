@@ -1,0 +1,122 @@
+//! Which bits of a node's log may rot: those of entries, in segments that have a footer, and footers.
+//!
+//! | what | drawn | because |
+//! |---|---|---|
+//! | payload or head of an entry | yes | it is fetched from the replicas that hold it |
+//! | a footer | yes, but not in a run in which heads rot | it is made again from the blocks |
+//! | header of a segment or block, a vote, a list of retired batches, a checkpoint | no | the node refuses to start, and there is no way to replace it |
+//! | anything in a segment without a footer | no | the same; and what lies last of all is cut like a torn tail |
+//!
+//! Reads the log's files by what `log/segment/` and `log/frame.rs` of the node say of them. Pure. Must not know which
+//! node rots, or when.
+
+use std::ops::Range;
+
+/// Segments, blocks, footers and trailers begin at multiples of this.
+const ALIGN: usize = 4096;
+/// Of a block, and of a frame.
+const HEAD: usize = 64;
+const TRAILER_MAGIC: &[u8] = b"TSLOGEND";
+const BLOCK_MAGIC: &[u8] = b"TSLB";
+const TAG_ENTRY: u8 = 1;
+
+/// Ranges of bytes of one segment, by what lies there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Rottable {
+    pub(super) payloads: Vec<Range<u64>>,
+    pub(super) heads: Vec<Range<u64>>,
+    pub(super) footer: Vec<Range<u64>>,
+}
+
+/// What may rot in the segment of this number; nothing if it has no footer, or is not whole.
+pub(super) fn rottable(number: u64, segment: &[u8]) -> Rottable {
+    rottable_of(number, segment).unwrap_or_default()
+}
+
+fn rottable_of(number: u64, segment: &[u8]) -> Option<Rottable> {
+    let trailer = segment.len().checked_sub(ALIGN)?;
+    let is_footed = segment.get(trailer..)?.starts_with(TRAILER_MAGIC);
+    // A file that was used before may still hold the footer of then.
+    if !is_footed || u64_at(segment, trailer + 8)? != number {
+        return None;
+    }
+    let blocks_end = usize::try_from(u64_at(segment, trailer + 24)?).ok()?;
+    let mut found = Rottable::default();
+    let mut at = ALIGN;
+    while at < blocks_end {
+        let frames = u32_at(segment, at + 4)? as usize;
+        let payload_bytes = usize::try_from(u64_at(segment, at + 24)?).ok()?;
+        if !segment[at..].starts_with(BLOCK_MAGIC) || u64_at(segment, at + 32)? != number {
+            return None;
+        }
+        for head in (0..frames).map(|frame| at + HEAD * (frame + 1)) {
+            if segment.get(head) == Some(&TAG_ENTRY) {
+                let payload = head + u32_at(segment, head + 48)? as usize;
+                let len = u32_at(segment, head + 4)? as usize;
+                found.heads.push(range(head, HEAD));
+                found.payloads.extend((len > 0).then(|| range(payload, len)));
+            }
+        }
+        at = (at + HEAD * (frames + 1) + payload_bytes).next_multiple_of(ALIGN);
+    }
+    found.footer.push(range(trailer, HEAD));
+    Some(found)
+}
+
+fn range(at: usize, len: usize) -> Range<u64> {
+    at as u64..(at + len) as u64
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One block of an entry of 5,000 bytes and a vote, and a footer.
+    fn segment() -> Vec<u8> {
+        let mut bytes = vec![0; 6 * ALIGN];
+        let block = ALIGN;
+        let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
+        put(block, BLOCK_MAGIC);
+        put(block + 4, &2_u32.to_le_bytes());
+        put(block + 24, &5_020_u64.to_le_bytes());
+        put(block + 32, &7_u64.to_le_bytes());
+        put(block + 64, &[1]);
+        put(block + 64 + 4, &5_000_u32.to_le_bytes());
+        put(block + 64 + 48, &128_u32.to_le_bytes());
+        put(block + 128, &[4]);
+        put(block + 128 + 4, &20_u32.to_le_bytes());
+        put(5 * ALIGN, TRAILER_MAGIC);
+        put(5 * ALIGN + 8, &7_u64.to_le_bytes());
+        put(5 * ALIGN + 24, &(3 * ALIGN as u64).to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn entries_and_footers_rot_and_votes_do_not() {
+        let block = ALIGN as u64;
+        let expected = Rottable {
+            payloads: vec![block + 192..block + 5_192],
+            heads: vec![block + 64..block + 128],
+            footer: vec![5 * block..5 * block + 64],
+        };
+        assert_eq!(rottable(7, &segment()), expected);
+    }
+
+    #[test]
+    fn nothing_rots_in_a_segment_without_a_footer_of_its_own() {
+        assert_eq!(rottable(8, &segment()), Rottable::default(), "the footer of an older one");
+        assert_eq!(rottable(7, &segment()[..5 * ALIGN]), Rottable::default());
+        assert_eq!(rottable(7, &[]), Rottable::default());
+        let mut broken = segment();
+        broken[ALIGN] = 0;
+        assert_eq!(rottable(7, &broken), Rottable::default(), "no block there");
+    }
+}
