@@ -22,6 +22,7 @@ use crate::identity::Folder;
 use crate::metrics::Metrics;
 use crate::net::Listener;
 use crate::rpc;
+use crate::state::Tables;
 use crate::tasks::{Kind, Tasks};
 use crate::world::World;
 
@@ -38,7 +39,16 @@ pub struct Node {
 impl Node {
     /// Starts a node in `world`. Returns when its doors are open; `ready` tells when the cluster serves. Errors
     /// are mistakes to mend before anything happens: a port in use, a folder of another node.
-    pub async fn start(config: Config, mut world: World) -> anyhow::Result<Node> {
+    pub async fn start(config: Config, world: World) -> anyhow::Result<Node> {
+        Node::start_with(config, world, None).await
+    }
+
+    /// Starts a node with these metadata tables in the place of its own: a simulated disk cannot keep those.
+    pub async fn start_with(
+        config: Config,
+        mut world: World,
+        tables: Option<Box<dyn Tables>>,
+    ) -> anyhow::Result<Node> {
         config.validate()?;
         let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new()));
         let own = config.own().clone();
@@ -75,6 +85,7 @@ impl Node {
         let boot = boot::Boot {
             config,
             world,
+            tables,
             folder,
             portrait,
             tasks: tasks.clone(),

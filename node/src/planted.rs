@@ -74,6 +74,14 @@ mod table {
             "A follower leaves out one command in sixteen.",
         NoCrc "no-crc"
             "Checksums of entries are not looked at.",
+        TruncationAtRot "truncation-at-bit-rot"
+            "A damaged entry is taken for the log's torn end: it goes, with all that lies behind it.",
+        SnapshotPastTrim "snapshot-past-the-trim-point"
+            "A replica that lags begins again at the newest checkpoint, whatever is retained before it.",
+        PurgeTooFar "purge-too-far"
+            "Replicas let go of all that is applied as soon as anything is trimmed.",
+        StateAheadOfLog "state-ahead-of-the-log"
+            "The metadata tables keep what was applied before the log does, and a start believes them.",
         UnprovenTailDurable "unproven-tail-reported-as-durable"
             "What a restart finds in the page cache is told of before it is synced.",
         VoteLostWithSegment "newest-vote-lost-with-its-segment"

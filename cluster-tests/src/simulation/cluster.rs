@@ -303,6 +303,11 @@ impl Cluster {
         self.process_crash(node, back_after.unwrap_or(by_itself));
     }
 
+    /// Metadata tables outlive their process. Before the first step.
+    pub(super) fn let_tables_last(&self) {
+        self.places.iter().for_each(|place| place.let_tables_last());
+    }
+
     /// From now on no disk keeps what it says it keeps.
     pub(super) fn let_disks_lie(&self) {
         self.places.iter().for_each(|place| place.disk().lie());

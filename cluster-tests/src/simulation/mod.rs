@@ -9,6 +9,7 @@
 //! | what can happen to the cluster, drawn from a seed | `fault.rs` |
 //! | network, clock and randomness of a node | `world.rs` |
 //! | a node's disk and clock, and its lives | `place.rs` |
+//! | metadata tables that outlive a process | `tables.rs` |
 //! | which bits may rot | `rot.rs` |
 //! | three nodes through time: start, undo, mend | `cluster.rs` |
 //! | how each fault is carried out | `strike.rs` |
@@ -41,6 +42,7 @@ mod script;
 mod shrink;
 mod strike;
 mod surveyor;
+mod tables;
 mod trace;
 mod world;
 

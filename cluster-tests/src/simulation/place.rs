@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use tristream_node::failpoint::NoFailpoints;
 use tristream_node::metrics::Metrics;
 use tristream_node::{Node, World};
 
+use super::tables::LastingTables;
 use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
 
 /// The nodes' names and availability zones.
@@ -57,6 +58,8 @@ pub(super) struct Place {
     /// For how long records are kept; none: for longer than a run takes.
     retention_seconds: Option<u64>,
     disks: Mutex<Disks>,
+    /// The metadata tables, where they outlive the process.
+    tables: OnceLock<LastingTables>,
     pub(super) clock: Arc<SimulatedClock>,
     pub(super) stop: Notify,
     pub(super) state: Mutex<State>,
@@ -91,8 +94,13 @@ impl Place {
     ) -> Place {
         let (clock, stop, state) = (Arc::default(), Notify::new(), Mutex::default());
         let disks = Mutex::new(Disks { plugged: disk, own: None });
-        let metrics = Mutex::default();
-        Place { node, seed, log, retention_seconds, disks, clock, stop, state, metrics }
+        let (tables, metrics) = (OnceLock::new(), Mutex::default());
+        Place { node, seed, log, retention_seconds, disks, tables, clock, stop, state, metrics }
+    }
+
+    /// From now on the metadata tables outlive the process. Before the first life.
+    pub(super) fn let_tables_last(&self) {
+        self.tables.get_or_init(LastingTables::default);
     }
 
     /// The disk that is plugged in.
@@ -160,7 +168,13 @@ impl Place {
             ),
             failpoints: Arc::new(NoFailpoints),
         };
-        let node = match Node::start(self.config(), world).await {
+        // Those of another disk are not there.
+        let lasting = self.tables.get().filter(|_| !self.has_a_strange_disk());
+        let tables = match lasting.map(LastingTables::open).transpose() {
+            Ok(tables) => tables,
+            Err(error) => return Ended::NotStarted(format!("{error:#}")),
+        };
+        let node = match Node::start_with(self.config(), world, tables).await {
             Ok(node) => node,
             Err(error) => return Ended::NotStarted(format!("{error:#}")),
         };

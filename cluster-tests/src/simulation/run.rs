@@ -45,6 +45,8 @@ pub struct Settings {
     pub script: Option<Vec<Event>>,
     /// Which faults the seed draws, where there is no script.
     pub storm: Storm,
+    /// Whether metadata tables outlive their process. Else the log is all that a node starts from.
+    pub tables_last: bool,
     /// For how many seconds records are kept; none: for longer than a run takes.
     pub retention_seconds: Option<u64>,
     /// Hash every line of debugging too: slow, and the proof that two runs are the same.
@@ -84,6 +86,9 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     let panics = watch_panics();
     let board = Board::new(seed, settings.retention_seconds)?;
     let mut cluster = Cluster::new(seed, settings.retention_seconds);
+    if settings.tables_last {
+        cluster.let_tables_last();
+    }
     cluster.add_clients(all_clients(seed, &board));
     let script = settings.script.clone();
     let script = script.unwrap_or_else(|| schedule(seed, settings.storm_ms, settings.storm));

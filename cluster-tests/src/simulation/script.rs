@@ -37,6 +37,9 @@ pub struct Script {
     /// How many simulated seconds faults come.
     #[serde(default)]
     pub seconds: Option<u64>,
+    /// Whether the metadata tables outlive their process; else the log is all that a node starts from.
+    #[serde(default)]
+    pub tables_last: bool,
     /// For how many seconds records are kept; none: for longer than a run takes.
     #[serde(default)]
     pub retention_seconds: Option<u64>,
@@ -81,6 +84,9 @@ impl Script {
         for (name, number) in numbers.into_iter().filter_map(|(name, n)| Some((name, n?))) {
             let _ = writeln!(text, "  \"{name}\": {number},");
         }
+        if self.tables_last {
+            text.push_str("  \"tables_last\": true,\n");
+        }
         let events = self.events.iter().map(serde_json::to_string);
         let events = events.collect::<Result<Vec<_>, _>>()?;
         let _ = match events.is_empty() {
@@ -104,12 +110,13 @@ mod tests {
             seed: Some(7),
             seeds: Some(2),
             seconds: Some(5),
+            tables_last: true,
             retention_seconds: Some(6),
             events: schedule(3, 10_000, Storm::Mixed),
         };
         let text = script.print().unwrap();
         assert_eq!(Script::parse(&text).unwrap(), script);
-        assert_eq!(text.lines().count(), script.events.len() + 10, "{text}");
+        assert_eq!(text.lines().count(), script.events.len() + 11, "{text}");
         let empty = Script::default();
         assert_eq!(Script::parse(&empty.print().unwrap()).unwrap(), empty);
     }

@@ -42,6 +42,8 @@ const FIRST_CAMPAIGN_PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Boot {
     pub(super) config: Config,
     pub(super) world: World,
+    /// The metadata tables, of a node that does not open its own.
+    pub(super) tables: Option<Box<dyn Tables>>,
     pub(super) folder: Folder,
     pub(super) portrait: SelfPortrait,
     pub(super) tasks: Tasks,
@@ -277,9 +279,12 @@ impl Boot {
         Ok(log)
     }
 
-    /// sled opens files by itself, so it needs a disk of the operating system; elsewhere the tables are kept
-    /// in memory and rebuilt from the log at each start.
-    fn tables(&self) -> anyhow::Result<Box<dyn Tables>> {
+    /// Those that the node was started with, if any. sled opens files by itself, so it needs a disk of the operating
+    /// system; elsewhere the tables are kept in memory and rebuilt from the log at each start.
+    fn tables(&mut self) -> anyhow::Result<Box<dyn Tables>> {
+        if let Some(tables) = self.tables.take() {
+            return Ok(tables);
+        }
         if !self.world.disk.is_native() {
             return Ok(Box::new(MemoryTables::new()));
         }

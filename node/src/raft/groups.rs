@@ -202,6 +202,10 @@ impl Groups {
         let mended = Mended::new(id, registry.repair.clone(), closing.clone());
         let log = mended.log().clone();
         founding::found(&log, founders).await.with_context(|| format!("founding group {id}"))?;
+        #[cfg(planted)]
+        if planted!(TruncationAtRot) {
+            repair::cut_at_damage(&log).await?;
+        }
         mended.settle().await.with_context(|| format!("the log of group {id}"))?;
         let (driver, shared) = StateMachine::restore(machine, &mended)
             .await

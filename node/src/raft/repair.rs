@@ -328,6 +328,20 @@ pub(super) async fn serve(log: &GroupLog, indexes: &[u64]) -> wire::GroupEntries
     wire::GroupEntries { entries, committed: committed.as_ref().map(convert::to_wire_id) }
 }
 
+/// The planted bug: what is damaged, and all behind it, goes, as if nobody had been told of it.
+#[cfg(planted)]
+pub(super) async fn cut_at_damage(log: &GroupLog) -> io::Result<()> {
+    let mut next = log.state().purged.map_or(0, |purged| purged.index + 1);
+    loop {
+        match log.read(next..u64::MAX, 1 << 20).await.map_err(|error| (Faulty::of(&error), error)) {
+            Ok(entries) if entries.is_empty() => return Ok(()),
+            Ok(entries) => next += entries.len() as u64,
+            Err((Some(faulty), _)) => return log.truncate_after(faulty.index.checked_sub(1)).await,
+            Err((None, error)) => return Err(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

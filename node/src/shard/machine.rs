@@ -359,6 +359,9 @@ impl Machine for ShardMachine {
     /// Once all records are trimmed, nobody needs anything that is applied.
     fn purgeable(&self) -> Option<u64> {
         let trimmed = self.trimmed?;
+        if planted!(PurgeTooFar) {
+            return self.applied_index();
+        }
         let keeps_any = self.newest().is_some_and(|(newest, _)| newest > trimmed);
         if keeps_any { Some(trimmed) } else { self.applied_index() }
     }

@@ -31,6 +31,8 @@ struct Arguments {
 enum Command {
     /// Whole clusters in simulation: one seed, one run, the same on every machine.
     Simulate(simulate::Arguments),
+    /// Each planted bug over the same random seeds, and how many of them found it.
+    Plants(simulate::plants::Arguments),
     /// Producers that never pause, while the number of shards goes up and down and, if told so, nodes die.
     ReshardSoak(reshard_soak::Arguments),
     /// Splits and merges by the hundred, and what the nodes' processes keep of shards that are gone.
@@ -51,6 +53,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Simulate(arguments) => simulate::sweep(&arguments),
+        Command::Plants(arguments) => simulate::plants::run(&arguments),
         Command::ReshardSoak(arguments) => reshard_soak::run(&arguments),
         Command::ReshardChurn(arguments) => reshard_churn::run(&arguments),
         Command::Expiry(arguments) => expiry::run(&arguments),

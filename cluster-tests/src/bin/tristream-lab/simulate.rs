@@ -2,6 +2,7 @@
 //!
 //! Must not know what a run does.
 
+pub(super) mod plants;
 mod shrinking;
 
 use std::fmt;
@@ -162,6 +163,7 @@ pub(super) fn one_seed(arguments: &OneSeed) -> anyhow::Result<bool> {
             Some(_) => Some(arguments.run.faults(arguments.seed)?),
         },
         storm: arguments.run.faults.storm(),
+        tables_last: arguments.run.script()?.is_some_and(|script| script.tables_last),
         retention_seconds: arguments.run.retention_seconds(arguments.seed)?,
         full: arguments.run.full,
         log: arguments.run.log.clone(),

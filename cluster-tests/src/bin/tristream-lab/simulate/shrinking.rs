@@ -28,6 +28,7 @@ pub(super) fn tell(reports: &[Report], arguments: &Arguments) -> anyhow::Result<
             seed: Some(report.seed),
             seeds: None,
             seconds: Some(run.seconds()?),
+            tables_last: run.script()?.is_some_and(|script| script.tables_last),
             retention_seconds: run.retention_seconds(report.seed)?,
             events,
         };
