@@ -141,6 +141,7 @@ pub(super) trait Peer: Send + Sync {
     fn pre_vote_request(&self) -> VoteRequest<Types>;
     /// Whether the group may stand for election here.
     fn let_stand(&self, may: bool);
+    fn let_lead(&self, may: bool);
     fn status(&self) -> Status;
     fn leadership(&self) -> watch::Receiver<Leadership>;
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -312,6 +313,13 @@ impl Groups {
     pub(super) fn let_stand(&self, may: impl Fn(GroupId) -> bool) {
         for (&id, group) in &*self.inner.open.read() {
             group.let_stand(may(id));
+        }
+    }
+
+    /// Who may go on leading here.
+    pub(super) fn let_lead(&self, may: impl Fn(GroupId) -> bool) {
+        for (&id, group) in &*self.inner.open.read() {
+            group.let_lead(may(id));
         }
     }
 
@@ -487,6 +495,11 @@ impl<M: Machine> Peer for Inner<M> {
 
     fn let_stand(&self, may: bool) {
         self.raft.runtime_config().elect(may);
+    }
+
+    /// openraft has no way to resign: a leader that is silent is replaced.
+    fn let_lead(&self, may: bool) {
+        self.raft.runtime_config().heartbeat(may);
     }
 
     fn take_over(

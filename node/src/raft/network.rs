@@ -26,10 +26,10 @@ use tristream_proto::wire::raft_client::RaftClient;
 
 use super::convert;
 use super::peer_stream::{IN_FLIGHT_MAX, Lane, PeerStream, Session};
+use super::repair::Given;
 use super::snapshot::SnapshotOf;
 use super::types::{RaftVote, Types};
 use crate::disk::Room;
-use crate::log::{Entry, EntryId};
 use crate::net::Peers;
 use crate::roster::Roster;
 use crate::tasks::Tasks;
@@ -177,13 +177,12 @@ impl Connection {
         Ok(SnapshotResponse::new(vote))
     }
 
-    /// Entries that `to` holds, without those that it lacks, and the newest that it knows to be committed.
-    /// They go the way of bulk.
+    /// What `to` has of these entries. They go the way of bulk.
     pub(super) async fn fetch_entries(
         &self,
         indexes: &[u64],
         deadline: Duration,
-    ) -> Result<(Vec<Entry>, Option<EntryId>), RpcError> {
+    ) -> Result<Given, RpcError> {
         let message = wire::GroupIndexes {
             group: self.group.0,
             cluster: self.transport.cluster.clone(),
@@ -192,10 +191,12 @@ impl Connection {
         let mut client = RaftClient::new(self.way()?.bulk.clone())
             .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
         let answer = call(deadline, client.fetch_entries(message)).await?;
-        let committed = answer.committed.as_ref().map(convert::from_wire_id);
+        let id = |id: &wire::LogId| convert::entry_id(&convert::from_wire_id(id));
+        let (committed, ids) =
+            (answer.committed.as_ref().map(id), answer.ids.iter().map(id).collect());
         let entries = answer.entries.into_iter().map(convert::from_wire_log_entry);
         let entries = entries.collect::<std::io::Result<_>>().map_err(unreachable)?;
-        Ok((entries, committed.as_ref().map(convert::entry_id)))
+        Ok(Given { entries, ids, committed })
     }
 
     fn vote_message(&self, request: &VoteRequest<Types>) -> wire::GroupVote {

@@ -2,9 +2,10 @@
 //!
 //! Owns the asking, of peers and by peers. Invariants: only what the log's own ids and checksums
 //! vouch for is written back, so it does not matter how old the replica is that sent it; while a
-//! group has damaged entries it does not stand for election here, for it could not hand them on. (Where it
-//! leads, it goes on: it has a majority, and the others may be damaged, too.) An entry is given up only
-//! where a peer shows that it was never committed, and only before consensus begins here.
+//! group has damaged entries it does not stand for election here, for it could not hand them on. Where it
+//! leads, it goes on if they are committed: a majority has them, and the others may be damaged, too. If not,
+//! nobody else may have them, and it lets others lead. An entry is given up only where a peer shows that it
+//! was never committed, and only before consensus begins here.
 //! Reads wait for a repair, up to their patience: to openraft a failed read is the end of the group.
 //! Must not know what is in an entry.
 
@@ -46,6 +47,16 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a reader's page waits; the reader may ask again.
 pub(super) const READER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What a peer has of the entries that it was asked for.
+pub(super) struct Given {
+    /// Those that are intact there, as many as one answer takes.
+    pub(super) entries: Vec<Entry>,
+    /// Ids of all that its log says are there, intact or not.
+    pub(super) ids: Vec<EntryId>,
+    /// The newest that it knows to be committed.
+    pub(super) committed: Option<EntryId>,
+}
+
 /// Fetches damaged entries of all groups.
 pub(super) struct Repair {
     log: Log,
@@ -64,8 +75,8 @@ impl Repair {
         indexes.truncate(ENTRIES_MAX);
         let asked = indexes.len();
         for &peer in &self.others {
-            if let Some((entries, _)) = self.ask(group, peer, &indexes).await {
-                self.write_back(group, peer, entries, &mut indexes).await;
+            if let Some(given) = self.ask(group, peer, &indexes).await {
+                self.write_back(group, peer, given.entries, &mut indexes).await;
             }
             if indexes.is_empty() {
                 break;
@@ -80,15 +91,13 @@ impl Repair {
         indexes.truncate(ENTRIES_MAX);
         let (log, asked) = (self.log.group(group), indexes.len());
         for &peer in &self.others {
-            let Some((entries, committed)) = self.ask(group, peer, &indexes).await else {
-                continue;
-            };
-            let given: BTreeMap<u64, EntryId> =
-                entries.iter().map(|entry| (entry.id.index, entry.id)).collect();
-            self.write_back(group, peer, entries, &mut indexes).await;
-            let void = indexes.iter().copied().find(|index| {
-                let here = log.id(*index);
-                here.is_some_and(|here| is_void(here, given.get(index).copied(), committed))
+            let Some(given) = self.ask(group, peer, &indexes).await else { continue };
+            self.write_back(group, peer, given.entries, &mut indexes).await;
+            let there =
+                |index: u64| given.ids.iter().chain(&given.committed).find(|id| id.index == index);
+            let void = indexes.iter().copied().find(|&index| {
+                let here = log.id(index);
+                here.is_some_and(|here| is_void(here, there(index).copied(), given.committed))
             });
             if let Some(index) = void {
                 log.truncate_after(index.checked_sub(1)).await?;
@@ -102,13 +111,8 @@ impl Repair {
         Ok(indexes.len() < asked)
     }
 
-    /// What a peer gives of these entries, and the newest that it knows to be committed.
-    async fn ask(
-        &self,
-        group: GroupId,
-        peer: NodeId,
-        indexes: &[u64],
-    ) -> Option<(Vec<Entry>, Option<EntryId>)> {
+    /// What a peer has of these entries.
+    async fn ask(&self, group: GroupId, peer: NodeId, indexes: &[u64]) -> Option<Given> {
         let connection = Connection::new(self.transport.clone(), group, peer);
         let given = connection.fetch_entries(indexes, FETCH_TIMEOUT).await;
         given
@@ -135,6 +139,11 @@ impl Repair {
                 Err(error) => tracing::debug!(%group, index, %peer, %error, "not repaired"),
             }
         }
+    }
+
+    fn are_committed(&self, group: GroupId, indexes: &[u64]) -> bool {
+        let committed = self.log.group(group).state().committed.map(|id| id.index);
+        indexes.iter().all(|index| committed >= Some(*index))
     }
 
     /// The damaged entries that are known, by group.
@@ -215,8 +224,10 @@ impl Mended {
     /// is open here. To be called before consensus begins.
     pub(super) async fn settle(&self) -> io::Result<()> {
         let until = Instant::now() + self.patience();
+        let state = self.log.state();
+        let mut next = state.committed.max(state.purged).map_or(0, |id| id.index + 1);
         loop {
-            let Err(error) = self.read_uncommitted().await else { return Ok(()) };
+            let Err(error) = self.read_on(&mut next).await else { return Ok(()) };
             let Some(Faulty { index, .. }) = Faulty::of(&error) else { return Err(error) };
             let damaged = self.damaged_from(index);
             let changed = tokio::select! {
@@ -232,13 +243,12 @@ impl Mended {
         }
     }
 
-    async fn read_uncommitted(&self) -> io::Result<()> {
-        let state = self.log.state();
-        let mut next = state.committed.max(state.purged).map_or(0, |id| id.index + 1);
+    /// Reads from `next` to the end of the log, as far as it is intact.
+    async fn read_on(&self, next: &mut u64) -> io::Result<()> {
         loop {
-            let entries = self.log.read(next..u64::MAX, REPLICATION_BYTES_TARGET).await?;
+            let entries = self.log.read(*next..u64::MAX, REPLICATION_BYTES_TARGET).await?;
             let Some(last) = entries.last() else { return Ok(()) };
-            next = last.id.index + 1;
+            *next = last.id.index + 1;
         }
     }
 
@@ -290,11 +300,10 @@ pub(super) async fn run(repair: Arc<Repair>, groups: impl Fn() -> Option<Groups>
         here.let_stand(|group| !damaged.contains_key(&group));
         let mend = |(group, indexes)| repair.mend(group, window(indexes, look));
         let mends = futures::stream::iter(damaged).map(mend).buffer_unordered(GROUPS_AT_ONCE);
-        let mended: usize = mends.collect::<Vec<_>>().await.into_iter().sum();
-        if mended > 0 {
-            let still = repair.damaged();
-            here.let_stand(|group| !still.contains_key(&group));
-        }
+        mends.collect::<Vec<_>>().await;
+        let still = repair.damaged();
+        here.let_stand(|group| !still.contains_key(&group));
+        here.let_lead(|group| still.get(&group).is_none_or(|at| repair.are_committed(group, at)));
     }
 }
 
@@ -325,7 +334,12 @@ pub(super) async fn serve(log: &GroupLog, indexes: &[u64]) -> wire::GroupEntries
             break;
         }
     }
-    wire::GroupEntries { entries, committed: committed.as_ref().map(convert::to_wire_id) }
+    let asked = indexes.iter().take(ENTRIES_MAX);
+    let ids = asked
+        .filter_map(|&index| log.id(index))
+        .map(|id| convert::to_wire_id(&convert::log_id(id)));
+    let committed = committed.as_ref().map(convert::to_wire_id);
+    wire::GroupEntries { entries, committed, ids: ids.collect() }
 }
 
 /// The planted bug: what is damaged, and all behind it, goes, as if nobody had been told of it.
