@@ -111,6 +111,16 @@ fn a_node_that_is_gone_is_not_asked_without_pause() {
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
 }
 
+/// The replica with the longest log was elected, and its last entry, which nobody else had, rotted: its heartbeats kept
+/// the others from electing one of theirs, for ever.
+#[test]
+fn rot_under_the_longest_log_stops_nothing() {
+    let script = script("rot_under_the_longest_log.json");
+    let report = report(&["simulate", "--script", &script, "--json"]);
+    assert_eq!(report.violations, [""; 0]);
+    assert!(report.coverage["entries_faulty"] > 0, "{report:?}");
+}
+
 #[test]
 fn misuse_is_told_from_violation() {
     for arguments in [

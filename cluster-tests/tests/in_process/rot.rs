@@ -143,10 +143,10 @@ fn put_body(data: &str) -> serde_json::Value {
 /// Records that a leader which is cut off takes into its log before it notices: each in a block of its own. None
 /// is acked.
 async fn put_alone(cluster: &Cluster, leader: usize) -> anyhow::Result<()> {
-    let alone = (RECORDS..RECORDS + 4).map(|number| {
+    let alone = (RECORDS..RECORDS + 8).map(|number| {
         let (address, body) = (cluster.kinesis(leader), put_body(&data(number)));
         async move {
-            tokio::time::sleep(Duration::from_millis(60) * (number - RECORDS) as u32).await;
+            tokio::time::sleep(Duration::from_millis(50) * (number - RECORDS) as u32).await;
             kinesis(address, "PutRecord", &body, LIMIT).await
         }
     });
@@ -178,42 +178,5 @@ async fn what_was_never_committed_and_rots_does_not_keep_its_node_away() -> anyh
     let mut read = read_whole(cluster.kinesis(old), STREAM).await?;
     let last = read.records.pop().context("nothing is there")?;
     ensure!(last.data == "<later>" && read.records.len() == RECORDS, "{} records", RECORDS);
-    Ok(())
-}
-
-/// A replica whose log is longest is elected, and then what only it has rots: it cannot hand that on. The others, who
-/// can do without, go on as soon as there are two of them.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_cannot_read_what_only_it_has_lets_others_lead() -> anyhow::Result<()> {
-    let mut cluster = cluster().await?;
-    let old = cluster.leader(&[0, 1, 2], STREAM).await?;
-    let rest: Vec<usize> = (0..3).filter(|seat| *seat != old).collect();
-    cluster.wires().isolate(old);
-    put_alone(&cluster, old).await?;
-    for seat in 0..3 {
-        cluster.crash(seat).await?;
-    }
-    // It reads its log when it starts. What rots then it meets when it is to replicate it.
-    cluster.run(old).await?;
-    wait_until("the metadata's group and the shard's are open", async || {
-        admin::metric(cluster.kinesis(old), "tristream_groups").await.is_ok_and(|open| open >= 2.0)
-    })
-    .await?;
-    rot(&cluster, old, RECORDS)?;
-    cluster.wires().rejoin(old);
-    // These two are a quorum, and only one of them can be elected.
-    cluster.run(rest[0]).await?;
-    cluster.leader(&[old], STREAM).await?;
-    cluster.run(rest[1]).await?;
-    let client = cluster.client(&rest, Options::default())?;
-    wait_until("the others go on", async || {
-        put(&client, STREAM, "k", Bytes::from_static(b"<later>")).await.is_ok()
-    })
-    .await?;
-    for seat in 0..3 {
-        let read = read_whole(cluster.kinesis(seat), STREAM).await?;
-        let is_last = read.records.last().is_some_and(|last| last.data == "<later>");
-        ensure!(is_last && read.records.len() > RECORDS, "{} records", read.records.len());
-    }
     Ok(())
 }
