@@ -63,6 +63,10 @@ pub enum Fault {
     ClockDrift { node: usize, ppm: i64 },
 }
 
+/// Whether storms let bits rot: not while a node that holds a damaged entry which was never committed, and which
+/// its peers do not have, waits for it for ever (docs/status.md).
+const ROT_IS_DRAWN: bool = false;
+
 impl Fault {
     /// The kinds that storms draw, as [`Fault::kind`] names them.
     pub fn kinds() -> impl Iterator<Item = &'static str> {
@@ -91,6 +95,7 @@ impl Fault {
             "rot",
         ]
         .into_iter()
+        .filter(|kind| ROT_IS_DRAWN || *kind != "rot")
     }
 
     /// What kind of fault it is.
@@ -202,7 +207,7 @@ fn draw(random: &mut SmallRng) -> Fault {
     let other = (node + random.random_range(1..3)) % 3;
     let lasts = random.random_range(100..4_000);
     let back_after = back_after(random);
-    match random.random_range(0..28) {
+    match random.random_range(0..if ROT_IS_DRAWN { 28 } else { 26 }) {
         0 | 1 => Fault::PowerLoss { nodes: some_nodes(random, node), back_after },
         2..=5 => Fault::PowerLossUnsynced { nodes: some_nodes(random, node), back_after },
         6 => Fault::PowerLossEverywhere { back_after: [(); 3].map(|()| self::back_after(random)) },
@@ -222,7 +227,7 @@ fn draw(random: &mut SmallRng) -> Fault {
 
 fn draw_of_disk(random: &mut SmallRng, node: usize) -> Fault {
     let lasts = random.random_range(100..4_000);
-    match random.random_range(0..11) {
+    match random.random_range(0..if ROT_IS_DRAWN { 11 } else { 9 }) {
         0 => Fault::SlowSync { node, up_to: random.random_range(10..200), lasts },
         1 => Fault::StalledSync { node, lasts },
         2 => Fault::StalledDisk { node, lasts },
@@ -293,12 +298,11 @@ mod tests {
             rotten.collect::<Vec<_>>()
         };
         let all: Vec<Vec<usize>> = (0..100).map(nodes_of).collect();
-        assert!(all.iter().any(|nodes| nodes.len() > 1));
         for nodes in &all {
             assert!(nodes.windows(2).all(|pair| pair[0] == pair[1]), "{nodes:?}");
         }
         let nodes: BTreeSet<usize> = all.into_iter().flatten().collect();
-        assert_eq!(nodes.len(), 3);
+        assert_eq!(nodes.len(), if ROT_IS_DRAWN { 3 } else { 0 });
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tristream_proto::domain::{Shard, Timestamp};
+use tristream_proto::domain::{Shard, ShardId, Timestamp};
 
 use super::due::is_served;
 use crate::clock::Clock;
@@ -62,8 +62,15 @@ pub(super) fn due(
             let is_late = |closed: u64| closed.saturating_add(seconds) < now.seconds();
             shard.closed_second.is_some_and(is_late) && is_empty(shard)
         };
-        let shards: Vec<_> =
-            stream.map.shards().iter().filter(is_expired).map(|shard| shard.id).collect();
+        // Parents first: who reads one to its end is then told of its children, and never waits for them.
+        let mut shards: Vec<ShardId> = vec![];
+        for shard in stream.map.shards().iter().filter(is_expired) {
+            let stays =
+                |parent: &ShardId| stream.map.get(*parent).is_some() && !shards.contains(parent);
+            if !shard.parents.iter().any(stays) {
+                shards.push(shard.id);
+            }
+        }
         let (name, incarnation) = (stream.name.clone(), stream.incarnation);
         (!shards.is_empty()).then_some(Command::ExpireShards { name, incarnation, shards })
     };

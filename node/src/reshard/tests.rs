@@ -225,6 +225,13 @@ fn closed_shards_expire_when_the_retention_is_over_to_the_second() {
         let due = due_when(&stream, 102 + seconds, retention, first_is_empty);
         assert_eq!(due, [0], "the other one's records were not trimmed yet");
     }
+    // A reader at the end of a parent waits for its children: they must not go first.
+    let child = Shard { parents: vec![ShardId::from(0)], ..closed(1, 101) };
+    let shards = vec![closed(0, 100), child, stream.map.shards()[2].clone()];
+    stream.map = ShardMap::new(stream.map.version(), shards).expect("tiles");
+    let child_is_empty = |shard: &Shard| shard.id == ShardId::from(1);
+    assert_eq!(due_when(&stream, 200, Some(5), child_is_empty), [0; 0]);
+    assert_eq!(due(&stream, 200, Some(5)), [0, 1], "both at once");
     stream.status = StreamStatus::Deleting;
     assert_eq!(due(&stream, u64::MAX / 2000, None), [0; 0]);
 }
