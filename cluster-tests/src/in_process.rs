@@ -89,12 +89,12 @@ impl Cluster {
     /// Three seats, with nobody started yet.
     pub fn prepare(storage: Storage, change: impl Fn(&mut Config)) -> anyhow::Result<Cluster> {
         let folder = tempfile::tempdir()?;
-        let ports = free_ports(6)?;
+        let first = crate::ports::free(6, None)?;
         let nodes: Vec<NodeAddress> = (0..3)
             .map(|seat| NodeAddress {
-                az: ZONES[seat].to_owned(),
-                peer: format!("127.0.0.1:{}", ports[seat]),
-                kinesis: format!("127.0.0.1:{}", ports[3 + seat]),
+                az: ZONES[usize::from(seat)].to_owned(),
+                peer: format!("127.0.0.1:{}", first + seat),
+                kinesis: format!("127.0.0.1:{}", first + 3 + seat),
             })
             .collect();
         let wires = Wires::new(nodes.iter().map(|node| node.peer.clone()).collect());
@@ -345,14 +345,6 @@ impl Drop for Cluster {
 async fn end(runtime: Runtime) -> anyhow::Result<()> {
     let ending = move || runtime.shutdown_timeout(Duration::from_secs(10));
     tokio::task::spawn_blocking(ending).await.context("a runtime that ends")
-}
-
-/// Ports that nobody has now.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let doors = (0..count)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<Vec<_>, _>>()?;
-    doors.iter().map(|door| Ok(door.local_addr()?.port())).collect()
 }
 
 /// Waits until `holds` says yes; an error that names `what` when it does not within `PATIENCE`.

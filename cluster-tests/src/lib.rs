@@ -18,6 +18,7 @@
 //! | find or build the `tristream` binary, never a stale one | `binary.rs` |
 //! | a cluster of three child processes | `processes.rs` |
 //! | three nodes in one process, whose disks and links fail on demand | `in_process.rs` |
+//! | ports of the loopback that nobody else takes | `ports.rs` |
 //! | the same cluster as containers | `containers.rs` |
 //! | `/admin/v1/cluster`, leaders, waiting | `admin.rs` |
 //! | one raw HTTP request | `raw_http.rs` |
@@ -51,6 +52,7 @@ pub mod generations;
 pub mod history;
 pub mod in_process;
 pub mod kill_all;
+pub mod ports;
 #[cfg(target_os = "linux")]
 pub mod power_loss;
 pub mod processes;

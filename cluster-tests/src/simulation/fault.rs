@@ -65,7 +65,7 @@ pub enum Fault {
 
 /// Whether storms let bits rot: not while a node that holds a damaged entry which was never committed, and which
 /// its peers do not have, waits for it for ever (docs/status.md).
-const ROT_IS_DRAWN: bool = false;
+const ROT_IS_DRAWN: bool = true;
 
 impl Fault {
     /// The kinds that storms draw, as [`Fault::kind`] names them.

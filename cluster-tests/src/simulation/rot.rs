@@ -100,6 +100,8 @@ mod tests {
     }
 
     #[test]
+    // One range is meant, not its numbers.
+    #[allow(clippy::single_range_in_vec_init)]
     fn entries_and_footers_rot_and_votes_do_not() {
         let block = ALIGN as u64;
         let expected = Rottable {

@@ -96,6 +96,21 @@ pub(super) fn clocks(shown: [Timestamp; 3]) -> (u64, Option<u64>) {
     (shown[0], agreeing.map(|(_, higher)| higher))
 }
 
+/// Randomness of one life of a node.
+pub(super) struct SeededEntropy(Mutex<SmallRng>);
+
+impl SeededEntropy {
+    pub(super) fn new(seed: u64) -> Arc<SeededEntropy> {
+        Arc::new(SeededEntropy(Mutex::new(SmallRng::seed_from_u64(seed))))
+    }
+}
+
+impl Entropy for SeededEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().fill_bytes(bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,20 +125,5 @@ mod tests {
         ] {
             assert_eq!(clocks(shown.map(Timestamp)), expected, "{shown:?}");
         }
-    }
-}
-
-/// Randomness of one life of a node.
-pub(super) struct SeededEntropy(Mutex<SmallRng>);
-
-impl SeededEntropy {
-    pub(super) fn new(seed: u64) -> Arc<SeededEntropy> {
-        Arc::new(SeededEntropy(Mutex::new(SmallRng::seed_from_u64(seed))))
-    }
-}
-
-impl Entropy for SeededEntropy {
-    fn fill(&self, bytes: &mut [u8]) {
-        self.0.lock().fill_bytes(bytes);
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tristream_client::Options;
 use tristream_cluster_tests::admin;
 use tristream_cluster_tests::in_process::load::put;
-use tristream_cluster_tests::in_process::reading::{read_all, read_whole};
+use tristream_cluster_tests::in_process::reading::{kinesis, read_all, read_whole};
 use tristream_cluster_tests::in_process::{Cluster, Storage, wait_until};
 
 const STREAM: &str = "orders";
@@ -133,4 +133,44 @@ async fn nodes_that_are_all_damaged_in_different_places_repair_each_other() -> a
         ensure!(read.records.len() == RECORDS, "{} records", read.records.len());
     }
     check(&cluster, 0).await
+}
+
+fn put_body(data: &str) -> serde_json::Value {
+    let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data);
+    serde_json::json!({ "StreamName": STREAM, "PartitionKey": "k", "Data": data })
+}
+
+/// What a leader alone wrote was never committed: when it rots there, nobody has it, and nobody needs it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_committed_and_rots_does_not_keep_its_node_away() -> anyhow::Result<()> {
+    let mut cluster = cluster().await?;
+    let old = cluster.leader(&[0, 1, 2], STREAM).await?;
+    let rest: Vec<usize> = (0..3).filter(|seat| *seat != old).collect();
+    cluster.wires().isolate(old);
+    // Each in a block of its own, before it notices that it is alone: the last one of all would be taken for torn.
+    let alone = (RECORDS..RECORDS + 4).map(|number| {
+        let (address, body) = (cluster.kinesis(old), put_body(&data(number)));
+        async move {
+            tokio::time::sleep(Duration::from_millis(60) * (number - RECORDS) as u32).await;
+            kinesis(address, "PutRecord", &body, LIMIT).await
+        }
+    });
+    for answer in futures::future::try_join_all(alone).await? {
+        ensure!(answer.status >= 500, "a leader alone answered {answer:?}");
+    }
+    cluster.crash(old).await?;
+    // The first of them is another entry for the others, which go on.
+    let client = cluster.client(&rest, Options::default())?;
+    wait_until("the others go on", async || {
+        put(&client, STREAM, "k", Bytes::from_static(b"<later>")).await.is_ok()
+    })
+    .await?;
+    rot(&cluster, old, RECORDS + 1)?;
+    cluster.run(old).await?;
+    cluster.wires().rejoin(old);
+    cluster.wait_ready(&[old]).await?;
+    let mut read = read_whole(cluster.kinesis(old), STREAM).await?;
+    let last = read.records.pop().context("nothing is there")?;
+    ensure!(last.data == "<later>" && read.records.len() == RECORDS, "{} records", RECORDS);
+    Ok(())
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +30,8 @@ pub(crate) enum Sync {
 pub(crate) struct BenchDisk {
     sync: Sync,
     counts: Arc<Counts>,
+    /// Files that are being filled ahead, by their names.
+    filling: Arc<Mutex<BTreeMap<PathBuf, Arc<AtomicBool>>>>,
 }
 
 /// What was asked of a disk.
@@ -45,7 +47,7 @@ pub(crate) struct Counts {
 
 impl BenchDisk {
     pub(crate) fn new(sync: Sync) -> BenchDisk {
-        BenchDisk { sync, counts: Arc::default() }
+        BenchDisk { sync, counts: Arc::default(), filling: Arc::default() }
     }
 
     pub(crate) fn counts(&self) -> &Counts {
@@ -75,7 +77,10 @@ impl Disk for BenchDisk {
         let inner = RealDisk.open(path, how)?;
         let raw = Arc::new(fs::OpenOptions::new().read(true).write(true).open(path)?);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let ahead = name.starts_with("fill-");
+        let ahead = Arc::new(AtomicBool::new(name.starts_with("fill-")));
+        if ahead.load(Ordering::Relaxed) {
+            self.filling.lock().insert(path.to_owned(), Arc::clone(&ahead));
+        }
         let pending = Mutex::new(BTreeMap::new());
         let (sync, counts) = (self.sync, Arc::clone(&self.counts));
         Ok(Arc::new(BenchFile { inner, raw, ahead, pending, sync, counts }))
@@ -86,6 +91,10 @@ impl Disk for BenchDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // The handle stays the same: what is written next is the log's.
+        if let Some(ahead) = self.filling.lock().remove(from) {
+            ahead.store(false, Ordering::Relaxed);
+        }
         let segment = from.extension().is_some_and(|extension| extension == "seg");
         if matches!(self.sync, Sync::Sparse) && segment {
             // It is going to be used again: what is left out of it must read as zeros.
@@ -121,7 +130,7 @@ struct BenchFile {
     inner: Arc<dyn File>,
     /// The same file once more, for what the trait does not offer.
     raw: Arc<fs::File>,
-    ahead: bool,
+    ahead: Arc<AtomicBool>,
     /// Written and not synced: bytes by offset.
     pending: Mutex<BTreeMap<u64, u64>>,
     sync: Sync,
@@ -131,14 +140,18 @@ struct BenchFile {
 impl BenchFile {
     fn count_write(&self, offset: u64, parts: &[Bytes]) {
         let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        let total = if self.ahead { &self.counts.filled } else { &self.counts.written };
+        let total = if self.ahead.load(Ordering::Relaxed) {
+            &self.counts.filled
+        } else {
+            &self.counts.written
+        };
         total.fetch_add(bytes, Ordering::Relaxed);
         self.pending.lock().insert(offset, bytes);
     }
 
     fn count_sync(&self) {
         let bytes: u64 = std::mem::take(&mut *self.pending.lock()).values().sum();
-        if !self.ahead && bytes > 0 {
+        if !self.ahead.load(Ordering::Relaxed) && bytes > 0 {
             self.counts.batches.lock().push(bytes);
         }
     }

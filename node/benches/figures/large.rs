@@ -156,7 +156,8 @@ pub(crate) fn scan(size: Size) -> Vec<Figure> {
         let config = config(folder.path().to_owned(), segment_bytes);
         let bench = Bench::open(config, BenchDisk::new(Sync::Sparse)).await;
         let mut load = Load::new(&bench.log, GROUPS, ENTRY_BYTES, false);
-        let bytes = (2 << 30) / size.part;
+        // Short segments are brought together by eight.
+        let bytes = if size.part > 1 { segment_bytes * 18 } else { 2 << 30 };
         load.run(bytes / ENTRY_BYTES as u64).await;
         let rewritten = until_quiet(&bench.disk).await;
 

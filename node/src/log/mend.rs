@@ -148,10 +148,13 @@ impl Shared {
         };
         let Some((header, trailer, len, last_batch)) = known else { return Ok(false) };
         let Some(file) = self.file(sequence)? else { return Ok(true) };
-        if is_intact(&*file, &header, trailer).await {
+        let intact = is_intact(&*file, &header, trailer).await;
+        if let Ok(true) = intact {
             return Ok(false);
         }
         let Some(directory) = self.scan_again(&header, len).await? else {
+            // It may be the disk that does not read: that is not damage.
+            intact?;
             return Err(footer::lost(&header));
         };
         let encoded = footer::encode(&header, &directory, len, last_batch);
@@ -219,11 +222,11 @@ impl Shared {
     }
 }
 
-/// Whether a footer is as it was written. What cannot be read is not.
-async fn is_intact(file: &dyn File, header: &Header, trailer: Trailer) -> bool {
-    let same = Trailer::read(file, header).await.is_ok_and(|found| found == Some(trailer));
-    let directory = trailer.read_directory(file, header).await.is_ok_and(|found| found.is_some());
-    same && directory && trailer.table_is_intact(file, header).await.unwrap_or(false)
+/// Whether a footer is as it was written.
+async fn is_intact(file: &dyn File, header: &Header, trailer: Trailer) -> io::Result<bool> {
+    let same = Trailer::read(file, header).await? == Some(trailer);
+    let directory = trailer.read_directory(file, header).await?.is_some();
+    Ok(same && directory && trailer.table_is_intact(file, header).await?)
 }
 
 /// Whether the index says that this entry lies there.

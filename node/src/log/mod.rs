@@ -347,6 +347,12 @@ impl GroupLog {
         state.groups.get(&self.group).map(Group::state).unwrap_or_default()
     }
 
+    /// What the log says is at `index`, intact or not; `None`: purged, or not there yet.
+    pub fn id(&self, index: u64) -> Option<EntryId> {
+        let state = self.shared.state.lock();
+        state.groups.get(&self.group).and_then(|group| group.id(index))
+    }
+
     /// Appends entries (consecutive, following the last). They are readable when this returns and
     /// durable when `flushed` is called with `Ok`. Waits only for room in the queue.
     ///

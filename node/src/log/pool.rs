@@ -45,6 +45,8 @@ const READY_MAX: usize = 2;
 const PIECE_BYTES: u64 = 1 << 20;
 /// One part in so many of the disk stays free of zeros: they must not make the disk full.
 const SPARE_PART: u64 = 10;
+/// A file that lacks at most one part in so many of a segment becomes ready again: the rest is filled.
+const SHORT_PART: u64 = 16;
 const MARK_BYTES: usize = 32;
 const MARK_MAGIC: &[u8; 8] = b"TSLOGFRE";
 
@@ -222,10 +224,11 @@ impl Shared {
         self.dir.join(format!("{kind}-{number}.tmp"))
     }
 
-    /// Whether a segment's file can be one again. Some are longer: large blocks, large footers.
+    /// Whether a segment's file can be one again. Some are longer: large blocks, large footers. Those that
+    /// grew end a little short, where the next block had no room.
     fn fits(&self, file: &dyn File) -> io::Result<bool> {
-        let len = file.len()?;
-        Ok((self.segment_bytes..=2 * self.segment_bytes).contains(&len))
+        let shortest = self.segment_bytes - self.segment_bytes / SHORT_PART;
+        Ok((shortest..=2 * self.segment_bytes).contains(&file.len()?))
     }
 
     /// Whether zeros may take the room of a segment.
@@ -236,8 +239,15 @@ impl Shared {
 
     /// Gives a file that nobody else uses its length and its mark.
     async fn make_ready(&self, file: &dyn File) -> io::Result<()> {
-        if file.len()? > self.segment_bytes {
+        let mut len = file.len()?;
+        if len > self.segment_bytes {
             file.set_len(self.segment_bytes).await?;
+        }
+        while len < self.segment_bytes {
+            let piece = PIECE_BYTES.min(self.segment_bytes - len);
+            file.write_synced(len, zeros(piece)).await?;
+            self.metrics.observe_zero_fill(piece);
+            len += piece;
         }
         file.write_synced(0, vec![mark(self.segment_bytes)]).await
     }

@@ -206,6 +206,7 @@ impl Groups {
         if planted!(TruncationAtRot) {
             repair::cut_at_damage(&log).await?;
         }
+        mended.settle().await.with_context(|| format!("the log of group {id}"))?;
         let (driver, shared) = StateMachine::restore(machine, &mended)
             .await
             .with_context(|| format!("restoring the state of group {id}"))?;

@@ -231,7 +231,7 @@ impl Inbound {
         }
         // Of the log and not of the group: it may not be open yet, for want of an entry of ours.
         let log = self.groups.log(GroupId(message.group));
-        Ok(wire::GroupEntries { entries: repair::serve(&log, &message.indexes).await })
+        Ok(repair::serve(&log, &message.indexes).await)
     }
 }
 

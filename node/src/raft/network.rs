@@ -29,7 +29,7 @@ use super::peer_stream::{IN_FLIGHT_MAX, Lane, PeerStream, Session};
 use super::snapshot::SnapshotOf;
 use super::types::{RaftVote, Types};
 use crate::disk::Room;
-use crate::log::Entry;
+use crate::log::{Entry, EntryId};
 use crate::net::Peers;
 use crate::roster::Roster;
 use crate::tasks::Tasks;
@@ -177,12 +177,13 @@ impl Connection {
         Ok(SnapshotResponse::new(vote))
     }
 
-    /// Entries that `to` holds; what it lacks is left out. They go the way of bulk.
+    /// Entries that `to` holds, without those that it lacks, and the newest that it knows to be committed.
+    /// They go the way of bulk.
     pub(super) async fn fetch_entries(
         &self,
         indexes: &[u64],
         deadline: Duration,
-    ) -> Result<Vec<Entry>, RpcError> {
+    ) -> Result<(Vec<Entry>, Option<EntryId>), RpcError> {
         let message = wire::GroupIndexes {
             group: self.group.0,
             cluster: self.transport.cluster.clone(),
@@ -191,8 +192,10 @@ impl Connection {
         let mut client = RaftClient::new(self.way()?.bulk.clone())
             .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
         let answer = call(deadline, client.fetch_entries(message)).await?;
+        let committed = answer.committed.as_ref().map(convert::from_wire_id);
         let entries = answer.entries.into_iter().map(convert::from_wire_log_entry);
-        entries.collect::<std::io::Result<_>>().map_err(unreachable)
+        let entries = entries.collect::<std::io::Result<_>>().map_err(unreachable)?;
+        Ok((entries, committed.as_ref().map(convert::entry_id)))
     }
 
     fn vote_message(&self, request: &VoteRequest<Types>) -> wire::GroupVote {

@@ -3,7 +3,8 @@
 //! Owns the asking, of peers and by peers. Invariants: only what the log's own ids and checksums
 //! vouch for is written back, so it does not matter how old the replica is that sent it; while a
 //! group has damaged entries it does not stand for election here, for it could not hand them on. (Where it
-//! leads, it goes on: it has a majority, and the others may be damaged, too.)
+//! leads, it goes on: it has a majority, and the others may be damaged, too.) An entry is given up only
+//! where a peer shows that it was never committed, and only before consensus begins here.
 //! Reads wait for a repair, up to their patience: to openraft a failed read is the end of the group.
 //! Must not know what is in an entry.
 
@@ -24,7 +25,7 @@ use tristream_proto::wire;
 use super::convert;
 use super::groups::Groups;
 use super::network::{Connection, Transport};
-use crate::log::{Entry, Faulty, GroupLog, Log};
+use crate::log::{Entry, EntryId, Faulty, GroupLog, Log};
 
 /// How often damaged entries are looked for; scrubbing finds them at about this pace.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -61,33 +62,79 @@ impl Repair {
     /// How many were repaired.
     async fn mend(&self, group: GroupId, mut indexes: Vec<u64>) -> usize {
         indexes.truncate(ENTRIES_MAX);
-        let mut mended = 0;
+        let asked = indexes.len();
         for &peer in &self.others {
-            let connection = Connection::new(self.transport.clone(), group, peer);
-            let entries = match connection.fetch_entries(&indexes, FETCH_TIMEOUT).await {
-                Ok(entries) => entries,
-                Err(error) => {
-                    tracing::debug!(%group, %peer, %error, "cannot fetch entries");
-                    continue;
-                }
-            };
-            for entry in entries {
-                let index = entry.id.index;
-                match self.log.group(group).repair(entry).await {
-                    Ok(()) => {
-                        indexes.retain(|&damaged| damaged != index);
-                        mended += 1;
-                        tracing::info!(%group, index, from = %peer, "damaged log entry repaired");
-                    }
-                    // A replica that was left behind may hold another entry there.
-                    Err(error) => tracing::debug!(%group, index, %peer, %error, "not repaired"),
-                }
+            if let Some((entries, _)) = self.ask(group, peer, &indexes).await {
+                self.write_back(group, peer, entries, &mut indexes).await;
             }
             if indexes.is_empty() {
                 break;
             }
         }
-        mended
+        asked - indexes.len()
+    }
+
+    /// As `mend`; and what a peer shows to be void is removed from the log, with all that follows it.
+    /// Whether anything changed. Only while nobody else works on the group's log.
+    async fn mend_or_drop(&self, group: GroupId, mut indexes: Vec<u64>) -> io::Result<bool> {
+        indexes.truncate(ENTRIES_MAX);
+        let (log, asked) = (self.log.group(group), indexes.len());
+        for &peer in &self.others {
+            let Some((entries, committed)) = self.ask(group, peer, &indexes).await else {
+                continue;
+            };
+            let given: BTreeMap<u64, EntryId> =
+                entries.iter().map(|entry| (entry.id.index, entry.id)).collect();
+            self.write_back(group, peer, entries, &mut indexes).await;
+            let void = indexes.iter().copied().find(|index| {
+                let here = log.id(*index);
+                here.is_some_and(|here| is_void(here, given.get(index).copied(), committed))
+            });
+            if let Some(index) = void {
+                log.truncate_after(index.checked_sub(1)).await?;
+                tracing::info!(%group, index, %peer, "damaged log entry was never committed: dropped");
+                return Ok(true);
+            }
+            if indexes.is_empty() {
+                break;
+            }
+        }
+        Ok(indexes.len() < asked)
+    }
+
+    /// What a peer gives of these entries, and the newest that it knows to be committed.
+    async fn ask(
+        &self,
+        group: GroupId,
+        peer: NodeId,
+        indexes: &[u64],
+    ) -> Option<(Vec<Entry>, Option<EntryId>)> {
+        let connection = Connection::new(self.transport.clone(), group, peer);
+        let given = connection.fetch_entries(indexes, FETCH_TIMEOUT).await;
+        given
+            .inspect_err(|error| tracing::debug!(%group, %peer, %error, "cannot fetch entries"))
+            .ok()
+    }
+
+    /// Takes out of `damaged` what is repaired with these.
+    async fn write_back(
+        &self,
+        group: GroupId,
+        peer: NodeId,
+        entries: Vec<Entry>,
+        damaged: &mut Vec<u64>,
+    ) {
+        for entry in entries {
+            let index = entry.id.index;
+            match self.log.group(group).repair(entry).await {
+                Ok(()) => {
+                    damaged.retain(|&damaged| damaged != index);
+                    tracing::info!(%group, index, from = %peer, "damaged log entry repaired");
+                }
+                // A replica that was left behind may hold another entry there.
+                Err(error) => tracing::debug!(%group, index, %peer, %error, "not repaired"),
+            }
+        }
     }
 
     /// The damaged entries that are known, by group.
@@ -97,6 +144,20 @@ impl Repair {
             damaged.entry(group).or_default().push(index);
         }
         damaged
+    }
+}
+
+/// Whether the entry `here` was never committed and never will be, seen from a peer that has `there` at its
+/// index and knows of `committed`.
+///
+/// Where committed entries lie, all logs agree. And a leader's log ends below its first own entry when it is
+/// elected, with all that was committed before: so what an earlier leader made, and lies above a later
+/// one's committed entry, was not (Ongaro, Consensus: Bridging Theory and Practice, 2014, section 3.6.3).
+fn is_void(here: EntryId, there: Option<EntryId>, committed: Option<EntryId>) -> bool {
+    let Some(committed) = committed else { return false };
+    match here.index <= committed.index {
+        true => there.is_some_and(|there| there != here),
+        false => (here.term, here.node) < (committed.term, committed.node),
     }
 }
 
@@ -140,10 +201,45 @@ impl Mended {
         range: Range<u64>,
         bytes_max: usize,
     ) -> io::Result<Vec<Entry>> {
+        self.read(range, bytes_max, self.patience()).await
+    }
+
+    fn patience(&self) -> Duration {
         // The metadata group is opened alone, and nothing goes on without it.
         let waits_alone = self.is_open.load(Ordering::Relaxed) || self.group.is_meta();
-        let patience = if waits_alone { CONSENSUS_PATIENCE } else { OPEN_PATIENCE };
-        self.read(range, bytes_max, patience).await
+        if waits_alone { CONSENSUS_PATIENCE } else { OPEN_PATIENCE }
+    }
+
+    /// Reads what is not known to be committed: what is damaged there is repaired, or dropped if it
+    /// never was committed. Nobody may hold it then, and whoever leads cannot replace it before the group
+    /// is open here. To be called before consensus begins.
+    pub(super) async fn settle(&self) -> io::Result<()> {
+        let until = Instant::now() + self.patience();
+        loop {
+            let Err(error) = self.read_uncommitted().await else { return Ok(()) };
+            let Some(Faulty { index, .. }) = Faulty::of(&error) else { return Err(error) };
+            let damaged = self.damaged_from(index);
+            let changed = tokio::select! {
+                changed = self.repair.mend_or_drop(self.group, damaged) => changed?,
+                () = self.closing.cancelled() => return Err(error),
+            };
+            if !changed {
+                sleep(PAUSE).await;
+                if Instant::now() >= until {
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn read_uncommitted(&self) -> io::Result<()> {
+        let state = self.log.state();
+        let mut next = state.committed.max(state.purged).map_or(0, |id| id.index + 1);
+        loop {
+            let entries = self.log.read(next..u64::MAX, REPLICATION_BYTES_TARGET).await?;
+            let Some(last) = entries.last() else { return Ok(()) };
+            next = last.id.index + 1;
+        }
     }
 
     /// `GroupLog::read`. Damage is repaired first, if that takes no longer than `patience`.
@@ -211,8 +307,11 @@ fn window(mut indexes: Vec<u64>, look: usize) -> Vec<u64> {
 }
 
 /// What a peer asked for, as far as it is here and intact, up to about a replication's worth of
-/// bytes.
-pub(super) async fn serve(log: &GroupLog, indexes: &[u64]) -> Vec<wire::LogEntry> {
+/// bytes; and what is known to be committed.
+pub(super) async fn serve(log: &GroupLog, indexes: &[u64]) -> wire::GroupEntries {
+    let state = log.state();
+    // Before the entries: what is committed by then does not change any more.
+    let committed = state.committed.max(state.purged).map(convert::log_id);
     let mut entries = Vec::new();
     let mut bytes = 0;
     for &index in indexes.iter().take(ENTRIES_MAX) {
@@ -226,7 +325,7 @@ pub(super) async fn serve(log: &GroupLog, indexes: &[u64]) -> Vec<wire::LogEntry
             break;
         }
     }
-    entries
+    wire::GroupEntries { entries, committed: committed.as_ref().map(convert::to_wire_id) }
 }
 
 /// The planted bug: what is damaged, and all behind it, goes, as if nobody had been told of it.
@@ -246,6 +345,23 @@ pub(super) async fn cut_at_damage(log: &GroupLog) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn id(term: u64, node: u64, index: u64) -> EntryId {
+        EntryId { term, node: NodeId(node), index }
+    }
+
+    #[test]
+    fn void_is_what_a_peer_shows_to_be_uncommitted_for_ever() {
+        let here = id(3, 1, 10);
+        assert!(!is_void(here, None, None), "the peer knows nothing");
+        assert!(!is_void(here, Some(id(4, 2, 10)), Some(id(2, 1, 9))), "nor is that committed");
+        assert!(is_void(here, Some(id(4, 2, 10)), Some(id(4, 2, 10))), "another one is, there");
+        assert!(!is_void(here, Some(here), Some(id(4, 2, 20))), "so is this one");
+        assert!(!is_void(here, None, Some(id(4, 2, 20))), "the peer cannot say which is");
+        assert!(is_void(here, None, Some(id(4, 2, 9))), "a later leader's log had no such entry");
+        assert!(is_void(here, None, Some(id(3, 2, 9))), "of the same term, and later");
+        assert!(!is_void(here, None, Some(id(3, 1, 9))), "its own leader may commit it yet");
+    }
 
     #[test]
     fn other_entries_are_asked_for_at_each_look() {

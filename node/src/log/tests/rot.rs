@@ -8,6 +8,7 @@ use super::scan::{Next, Scanner};
 use super::segment::footer::Trailer;
 use super::segment::{ALIGN_BYTES, Header};
 use super::*;
+use crate::disk::Lasting;
 
 const STAYS: GroupId = GroupId(1);
 const PURGED: GroupId = GroupId(2);
@@ -348,4 +349,25 @@ async fn a_bit_flipped_in_any_footer_is_made_good() {
         }
     }
     assert!(footers > 1);
+}
+
+#[tokio::test]
+async fn a_footer_that_cannot_be_read_is_not_told_as_damage() {
+    let mut bench = small_segments();
+    let log = bench.open().await;
+    let group = log.group(STAYS);
+    append(&group, entries(1, 0..3)).await.unwrap();
+    let place = log.shared.state.lock().groups[&STAYS].place(1).unwrap();
+    for index in 3..60 {
+        append(&group, vec![large(1, index)]).await.unwrap();
+    }
+    sealed(&log).await;
+    let (disk, path) = (bench.simulated.clone().unwrap(), bench.path("0000000001.seg"));
+    // Its head: only the footer knows what was there, and the blocks cannot say it any more.
+    disk.flip_bit(&path, place.offset, 3).unwrap();
+    let end = bench.content("0000000001.seg").await.len() as u64;
+    disk.fail_reads_of(&path, end - ALIGN_BYTES..end, Lasting::ForEver).unwrap();
+    let error = group.read(1..2, 1).await.unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    bench.stop().await;
 }

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tristream_proto::wire::raft_server::{Raft, RaftServer};
 
 use super::*;
-use crate::log::{Entry, EntryId, EntryKind};
+use crate::log::EntryKind;
 use crate::net::{Net, TcpNet};
 use crate::roster::Member;
 
