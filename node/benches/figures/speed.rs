@@ -14,8 +14,8 @@ use crate::bench::load::{Done, Load};
 use crate::bench::{Bench, config, folder, on_worker};
 
 const SEGMENT_BYTES: u64 = 256 << 20;
-/// A little less than the two segments that are kept ready.
-const RUN_BYTES: u64 = 448 << 20;
+/// With heads, padding and footers a little less than the two segments that are kept ready.
+const RUN_BYTES: u64 = 400 << 20;
 
 /// A log with load for it, in a folder of its own.
 struct Subject {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +41,8 @@ pub(super) struct Inner<M: Machine> {
     /// A leader whose majority was silent for longer may have been replaced.
     pub(super) lease: Duration,
     pub(super) room: Room,
+    /// It is to be replaced where it leads: it sends no heartbeats, by which it would go on leading.
+    pub(super) resigns: AtomicBool,
     /// Ends the waits for repairs.
     pub(super) closing: CancellationToken,
 }
@@ -128,6 +131,11 @@ impl<M: Machine> Group<M> {
     pub async fn read_barrier(&self, deadline: Duration) -> Result<u64, ProposeError> {
         if planted!(StaleLeaderRead) && self.status().leader == Some(self.inner.me) {
             return Ok(self.status().applied.unwrap_or_default());
+        }
+        if self.inner.resigns.load(Ordering::Relaxed) {
+            // It would ask by heartbeats.
+            let why = "the leader cannot read its log, and waits for another one".to_owned();
+            return Err(ProposeError::Unavailable(why));
         }
         let barrier = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match tokio::time::timeout(deadline, barrier).await {

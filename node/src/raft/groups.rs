@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -230,6 +231,7 @@ impl Groups {
             leadership: watch::channel(Leadership::default()).0,
             lease: Duration::from_millis(registry.config.election_timeout_max),
             room: registry.room.clone(),
+            resigns: AtomicBool::new(false),
         });
         self.spawn_leadership(&inner);
         registry.open.write().insert(id, inner.clone());
@@ -500,6 +502,10 @@ impl<M: Machine> Peer for Inner<M> {
     /// openraft has no way to resign: a leader that is silent is replaced.
     fn let_lead(&self, may: bool) {
         self.raft.runtime_config().heartbeat(may);
+        let resigned = self.resigns.swap(!may, Ordering::Relaxed);
+        if !may && !resigned {
+            tracing::info!(group = %self.id, "does not lead on: it cannot read what only it may have");
+        }
     }
 
     fn take_over(
