@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{self, AtomicBool};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -502,7 +502,7 @@ impl<M: Machine> Peer for Inner<M> {
     /// openraft has no way to resign: a leader that is silent is replaced.
     fn let_lead(&self, may: bool) {
         self.raft.runtime_config().heartbeat(may);
-        let resigned = self.resigns.swap(!may, Ordering::Relaxed);
+        let resigned = self.resigns.swap(!may, atomic::Ordering::Relaxed);
         if !may && !resigned {
             tracing::info!(group = %self.id, "does not lead on: it cannot read what only it may have");
         }
