@@ -101,11 +101,7 @@ pinned! {
 /// Bugs that another test than their script's catches: its file in `tests`, and its name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("disks-lie", "simulation.rs", "disks_that_lie_are_found_out"),
-    (
-        "newest-vote-lost-with-its-segment",
-        "planted_log.rs",
-        "newest_vote_lost_with_its_segment",
-    ),
+    ("newest-vote-lost-with-its-segment", "planted_log.rs", "newest_vote_lost_with_its_segment"),
 ];
 
 #[test]
