@@ -239,7 +239,8 @@ async fn retire(
             return Err(stop.error());
         }
         // Never happens; but what lives is never given up, nor what shadows it.
-        if leaving.is_empty() || leaving.iter().any(|sequence| state.lives_in(*sequence)) {
+        let lives = leaving.iter().any(|sequence| state.lives_in(*sequence));
+        if leaving.is_empty() || (lives && !planted!(VoteLostWithSegment)) {
             return Ok(Vec::new());
         }
         // Oldest first: what a segment says of older ones goes after them, whenever the power fails.
