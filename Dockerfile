@@ -13,10 +13,11 @@ COPY cluster-tests/planted/Cargo.toml cluster-tests/planted/Cargo.toml
 COPY xtask/Cargo.toml xtask/Cargo.toml
 # No debug information: the binary is a quarter of the size.
 ENV CARGO_PROFILE_RELEASE_DEBUG=false
-RUN mkdir -p proto/src client/src node/src cluster-tests/src cluster-tests/interpose/src xtask/src \
+RUN mkdir -p proto/src client/src node/src node/benches cluster-tests/src cluster-tests/interpose/src xtask/src \
     && touch proto/src/lib.rs client/src/lib.rs node/src/lib.rs cluster-tests/src/lib.rs \
         cluster-tests/interpose/src/lib.rs \
-    && echo 'fn main() {}' | tee proto/build.rs node/src/main.rs xtask/src/main.rs >/dev/null \
+    && echo 'fn main() {}' | tee proto/build.rs node/src/main.rs node/benches/log.rs node/benches/log_figures.rs \
+        xtask/src/main.rs >/dev/null \
     && cargo build --release --locked -p tristream-node
 COPY proto proto
 COPY client client
