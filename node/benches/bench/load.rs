@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tristream_node::log::{Entry, EntryId, EntryKind, GroupLog, Log};
 use tristream_proto::domain::{GroupId, NodeId};
 
@@ -18,9 +19,20 @@ const STOCK_BYTES: usize = 4 << 20;
 /// Where each group's log ends, and payloads for more.
 pub(crate) struct Load {
     groups: Vec<(GroupLog, u64)>,
+    /// What is purged next, and when: see `let_expire`.
+    expiry: Option<Expiry>,
     stock: Bytes,
     random: SmallRng,
     entry_bytes: usize,
+}
+
+/// Entries that expire while others are appended.
+struct Expiry {
+    every_bytes: u64,
+    since_bytes: u64,
+    /// Where each group's log ended one period ago.
+    ends: Vec<u64>,
+    purging: Option<JoinHandle<()>>,
 }
 
 /// What a run did.
@@ -58,7 +70,13 @@ impl Load {
             random.fill_bytes(&mut stock);
         }
         let groups = (1..=groups).map(group).collect();
-        Load { groups, stock: stock.into(), random, entry_bytes }
+        Load { groups, expiry: None, stock: stock.into(), random, entry_bytes }
+    }
+
+    /// From now on what is older than `bytes` is purged, each time that as much again was appended.
+    pub(crate) fn let_expire(&mut self, bytes: u64) {
+        let ends = vec![0; self.groups.len()];
+        self.expiry = Some(Expiry { every_bytes: bytes, since_bytes: 0, ends, purging: None });
     }
 
     /// Appends `entries`, each to a random group, and waits for all acks.
@@ -79,6 +97,7 @@ impl Load {
                 let (group, entry) = self.next();
                 group.append(vec![entry], flushed).await.expect("the log takes appends");
                 sent += 1;
+                self.expire().await;
             }
             came.clear();
             free = acks.recv_many(&mut came, OUTSTANDING).await as u64;
@@ -100,9 +119,37 @@ impl Load {
 
     /// Purges all that was appended: the log may use its space again.
     pub(crate) async fn purge(&self) {
-        let purges = self.groups.iter().filter(|(_, next)| *next > 0).map(|(group, next)| {
-            group.purge(EntryId { term: 1, node: NodeId(1), index: next - 1 })
-        });
-        futures::future::try_join_all(purges).await.expect("the log purges");
+        let ends: Vec<u64> = self.groups.iter().map(|(_, next)| *next).collect();
+        self.purge_below(&ends).await;
+    }
+
+    /// One entry more. The purges run beside the appends, one round at a time.
+    #[allow(clippy::disallowed_methods)]
+    async fn expire(&mut self) {
+        let Some(mut expiry) = self.expiry.take() else { return };
+        expiry.since_bytes += self.entry_bytes as u64;
+        if expiry.since_bytes >= expiry.every_bytes {
+            expiry.since_bytes = 0;
+            if let Some(purging) = expiry.purging.take() {
+                purging.await.expect("the purge ends well");
+            }
+            let now = self.groups.iter().map(|(_, next)| *next).collect();
+            let ends = std::mem::replace(&mut expiry.ends, now);
+            expiry.purging = Some(tokio::spawn(self.purge_below(&ends)));
+        }
+        self.expiry = Some(expiry);
+    }
+
+    /// Purges each group's entries before `ends`.
+    fn purge_below(&self, ends: &[u64]) -> impl Future<Output = ()> + Send + use<> {
+        let groups = self.groups.iter().zip(ends).filter(|(_, end)| **end > 0);
+        let groups: Vec<(GroupLog, u64)> =
+            groups.map(|((group, _), end)| (group.clone(), end - 1)).collect();
+        async move {
+            let purges = groups.iter().map(|(group, index)| {
+                group.purge(EntryId { term: 1, node: NodeId(1), index: *index })
+            });
+            futures::future::try_join_all(purges).await.expect("the log purges");
+        }
     }
 }

@@ -67,7 +67,8 @@ async fn read_group(log: &Log, group: GroupId, bytes_max: usize, upto: u64) -> u
     let group = log.group(group);
     let (mut next, mut bytes) = (0, 0);
     while bytes < upto {
-        let entries = group.read(next..u64::MAX, bytes_max).await.expect("the log reads");
+        let most = bytes_max.min(usize::try_from(upto - bytes).unwrap_or(usize::MAX));
+        let entries = group.read(next..u64::MAX, most).await.expect("the log reads");
         let Some(last) = entries.last() else { return bytes };
         next = last.id.index + 1;
         bytes += entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();

@@ -1,6 +1,5 @@
 //! Throughput, acks and bytes written.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use crate::bench::load::{Done, Load};
 use crate::bench::{Bench, config, folder, on_worker};
 
 const SEGMENT_BYTES: u64 = 256 << 20;
-/// With heads, padding and footers a little less than the two segments that are kept ready.
 const RUN_BYTES: u64 = 400 << 20;
 
 /// A log with load for it, in a folder of its own.
@@ -34,25 +32,18 @@ impl Subject {
             ..config(folder.path().join("log"), SEGMENT_BYTES / size.part)
         };
         let bench = Bench::open(config, BenchDisk::new(sync)).await;
-        let load = Load::new(&bench.log, groups, entry_bytes, false);
+        let mut load = Load::new(&bench.log, groups, entry_bytes, false);
+        // As after days: what is written goes into files of what expired, and zeros are needed no more.
+        load.let_expire(SEGMENT_BYTES / size.part / 4);
         let entries = RUN_BYTES / size.part / entry_bytes as u64;
         let mut subject = Subject { bench, load, folder, entries };
-        // As after days: the segments that are written next were written before. Three take turns.
-        for _ in 0..3 {
+        for _ in 0..5 {
             subject.run().await;
         }
         subject
     }
 
-    /// One run, after the space of the one before was given back.
     async fn run(&mut self) -> Done {
-        self.load.purge().await;
-        for _ in 0..100 {
-            if free_files(&self.folder.path().join("log")) >= 2 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
         self.bench.disk.take_batches();
         self.load.run(self.entries).await
     }
@@ -62,11 +53,6 @@ impl Subject {
         let counts = self.bench.disk.counts();
         (counts.written.load(Ordering::Relaxed), counts.filled.load(Ordering::Relaxed))
     }
-}
-
-fn free_files(dir: &Path) -> usize {
-    let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    names.filter(|entry| entry.file_name().to_string_lossy().starts_with("free-")).count()
 }
 
 fn runtime() -> Runtime {

@@ -67,6 +67,14 @@ async fn files(disk: &dyn Disk, dir: &Path) {
     file.write_at(100, parts).await.unwrap();
     assert_eq!(file.len().unwrap(), 100 + whole.len() as u64);
     assert_eq!(file.read_at(100, whole.len()).await.unwrap(), whole);
+    let end = 100 + whole.len() as u64;
+    let read = file.read_ranges(vec![100..end, end - 1..end + 1, 2..2, 2..7]).await;
+    assert_eq!(read[0].as_ref().unwrap(), &whole);
+    let beyond = read[1].as_ref().unwrap_err();
+    assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof, "it takes nobody along");
+    assert!(read[2].as_ref().unwrap().is_empty());
+    assert_eq!(&read[3].as_ref().unwrap()[..], b"hello");
+    assert_eq!(read.len(), 4);
 }
 
 fn locks(disk: &dyn Disk, dir: &Path) {

@@ -10,6 +10,7 @@ mod room;
 mod simulated;
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -73,6 +74,17 @@ pub trait File: Send + Sync + 'static {
     }
     /// Exactly `len` bytes from `offset`; `UnexpectedEof` when there are fewer.
     fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, io::Result<Bytes>>;
+    /// `read_at` of each of these, in their order. A disk may read them all at once: that is why there
+    /// is more than `read_at`.
+    fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Vec<io::Result<Bytes>>> {
+        Box::pin(async move {
+            let mut read = Vec::with_capacity(ranges.len());
+            for range in ranges {
+                read.push(self.read_at(range.start, (range.end - range.start) as usize).await);
+            }
+            read
+        })
+    }
     /// Writes the parts one after the other from `offset`.
     fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> BoxFuture<'_, io::Result<()>>;
     /// Makes everything written durable (fdatasync: data and length).

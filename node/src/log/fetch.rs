@@ -108,13 +108,11 @@ struct Buffers(Vec<(u64, Bytes)>);
 impl Buffers {
     /// Reads pieces, joined where they are near. What cannot be read is left out.
     async fn read(file: &dyn File, pieces: Vec<(u64, u64)>) -> Buffers {
-        let mut buffers = Vec::new();
-        for (from, to) in join(pieces) {
-            if let Ok(bytes) = file.read_at(from, (to - from) as usize).await {
-                buffers.push((from, bytes));
-            }
-        }
-        Buffers(buffers)
+        let pieces = join(pieces);
+        let ranges = pieces.iter().map(|(from, to)| *from..*to).collect();
+        let read = file.read_ranges(ranges).await;
+        let read = pieces.iter().zip(read);
+        Buffers(read.filter_map(|((from, _), bytes)| Some((*from, bytes.ok()?))).collect())
     }
 
     fn get(&self, at: u64, len: u64) -> Option<Bytes> {

@@ -19,6 +19,7 @@ use super::group::{Dying, Group, Kept, Slot};
 use super::retired::Retired;
 use super::tail::Tail;
 
+pub(super) use publish::rewritable;
 pub(super) use segments::{Segment, Shadow, Stage};
 
 /// A callback that is called exactly once, whatever happens.

@@ -18,7 +18,7 @@ use crate::log::group::Place;
 use crate::log::retired::Retired;
 use crate::log::scan;
 use crate::log::segment::{self, Directory, damaged};
-use crate::log::state::{Segment, State};
+use crate::log::state::{Segment, State, rewritable};
 
 /// What was read so far.
 #[derive(Default)]
@@ -137,5 +137,5 @@ fn count(state: &mut State) {
     }
     let young = segments.values().filter(|segment| !segment.header.rewritten);
     let bytes: u64 = young.map(|segment| segment.live_bytes).sum();
-    state.rewrite_budget = i64::try_from(bytes / 8 * 7).unwrap_or(i64::MAX);
+    state.rewrite_budget = rewritable(bytes);
 }

@@ -28,8 +28,9 @@ use crate::log::frame::{self, Bad, Frame, HEAD_BYTES};
 pub(in crate::log) const HEADER_BYTES: usize = 64;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TSLB");
-/// Payloads up to this size are copied next to each other: fewer, larger writes.
-const COPY_BYTES_MAX: usize = 64 << 10;
+/// Payloads up to this size are copied next to each other: a slice of its own costs a write about as
+/// much as copying this does.
+const COPY_BYTES_MAX: usize = 2 << 10;
 
 static ZEROS: [u8; ALIGN_BYTES as usize] = [0; ALIGN_BYTES as usize];
 
@@ -158,8 +159,10 @@ pub(in crate::log) fn encode(position: Position, frames: &[&Frame]) -> Encoded {
     let Position { salt, sequence, prev_crc, batch, durable_upto } = position;
     let heads_end = HEADER_BYTES + frames.len() * HEAD_BYTES;
     let (mut heads, mut payload_at) = (Vec::with_capacity(frames.len()), heads_end);
-    let payload_bytes: usize = frames.iter().map(|frame| frame.payload.len()).sum();
-    let mut to = BytesMut::with_capacity(heads_end + payload_bytes.min(1 << 20));
+    let lens = frames.iter().map(|frame| frame.payload.len());
+    let payload_bytes: usize = lens.clone().sum();
+    let copied: usize = lens.filter(|len| *len <= COPY_BYTES_MAX).sum();
+    let mut to = BytesMut::with_capacity(heads_end + copied);
     to.put_bytes(0, HEADER_BYTES);
     for (at, frame) in frames.iter().enumerate() {
         let begins = HEADER_BYTES + at * HEAD_BYTES;
@@ -187,7 +190,9 @@ pub(in crate::log) fn encode(position: Position, frames: &[&Frame]) -> Encoded {
         if frame.payload.len() <= COPY_BYTES_MAX {
             to.put_slice(&frame.payload);
         } else {
-            parts.push(to.split().freeze());
+            if !to.is_empty() {
+                parts.push(to.split().freeze());
+            }
             parts.push(frame.payload.clone());
         }
     }

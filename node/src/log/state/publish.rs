@@ -23,8 +23,7 @@ impl State {
                 slot.place = Some(place);
                 self.tail.push(head.group, id.index, slot);
                 group.stored_upto(id.index);
-                // Less than what was taken in: a rewritten entry takes more than its payload.
-                self.rewrite_budget += i64::from(head.len) / 8 * 7;
+                self.rewrite_budget += rewritable(u64::from(head.len));
                 if let Some(segment) = self.segments.get_mut(&place.segment) {
                     segment.live_bytes += head.bytes();
                     segment.live_entries += 1;
@@ -67,6 +66,12 @@ impl State {
             }
         }
     }
+}
+
+/// How many bytes may be rewritten, to bring entries together, for so many that were put: less than
+/// one for one, and no less than need be, for what it does not reach stays scattered.
+pub(in crate::log) fn rewritable(bytes: u64) -> i64 {
+    i64::try_from(bytes - bytes / 32).unwrap_or(i64::MAX)
 }
 
 fn settle<T>(kept: Option<&mut Kept<T>>, place: Place) {
