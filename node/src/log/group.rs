@@ -138,6 +138,13 @@ impl Group {
             && self.next() == 0
     }
 
+    /// The last entry of each leader among those of `first..=last`, intact or not; `None` if one is
+    /// not there.
+    pub(super) fn lasts(&self, first: u64, last: u64) -> Option<Vec<EntryId>> {
+        let known = self.first() <= first && first <= last && last < self.next();
+        known.then(|| self.leaders.lasts(first, last))
+    }
+
     /// The entry at `index`, if it has a slot.
     pub(super) fn slot(&self, index: u64) -> Option<&Slot> {
         let at = index.checked_sub(self.base)?;

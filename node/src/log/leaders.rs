@@ -70,6 +70,14 @@ impl Leaders {
         slice
     }
 
+    /// The last entry of each leader among those of `first..=last`, which are there; rising.
+    pub(super) fn lasts(&self, first: u64, last: u64) -> Vec<EntryId> {
+        let slice = self.slice(first, last);
+        let ends = slice.spans().skip(1).map(|next| next.from - 1).chain([last]);
+        let made = slice.spans().zip(ends);
+        made.map(|(Span { term, node, .. }, index)| EntryId { term, node, index }).collect()
+    }
+
     /// Adds the leaders of entries that follow.
     pub(super) fn extend(&mut self, others: &Leaders) {
         for Span { from, term, node } in others.spans() {
@@ -115,6 +123,15 @@ mod tests {
         assert_eq!(leaders.spans().len(), 2);
         leaders.truncate_from(0);
         assert_eq!(leaders, Leaders::default());
+    }
+
+    #[test]
+    fn the_last_of_each_leader_is_told_within_any_bounds() {
+        let leaders = made(&[1, 1, 2, 2, 2, 5]);
+        assert_eq!(leaders.lasts(10, 15), [id(1, 11), id(2, 14), id(5, 15)]);
+        assert_eq!(leaders.lasts(11, 13), [id(1, 11), id(2, 13)]);
+        assert_eq!(leaders.lasts(12, 12), [id(2, 12)]);
+        assert_eq!(leaders.lasts(14, 15), [id(2, 14), id(5, 15)]);
     }
 
     #[test]

@@ -353,6 +353,13 @@ impl GroupLog {
         state.groups.get(&self.group).and_then(|group| group.id(index))
     }
 
+    /// What the log says is the last entry of each leader among those of `first..=last`, rising, intact
+    /// or not; `None`: one is purged, or not there yet.
+    pub fn lasts(&self, first: u64, last: u64) -> Option<Vec<EntryId>> {
+        let state = self.shared.state.lock();
+        state.groups.get(&self.group).and_then(|group| group.lasts(first, last))
+    }
+
     /// Appends entries (consecutive, following the last). They are readable when this returns and
     /// durable when `flushed` is called with `Ok`. Waits only for room in the queue.
     ///

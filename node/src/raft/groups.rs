@@ -213,7 +213,8 @@ impl Groups {
             .await
             .with_context(|| format!("restoring the state of group {id}"))?;
         let factory = Factory { transport: registry.transport.clone(), group: id };
-        let store = LogStore::new(mended.clone(), M::stamp_ms);
+        let covered = *shared.applied.borrow();
+        let store = LogStore::new(mended.clone(), M::stamp_ms, covered);
         let raft =
             openraft::Raft::new(registry.me.0, registry.config.clone(), factory, store, driver)
                 .await

@@ -1,22 +1,27 @@
 //! openraft's log storage on the shared log.
 //!
 //! Owns nothing: every promise is the log's. Invariant: what openraft is told is durable is durable. Reads
-//! are bounded in bytes, however long the range that openraft asks for.
+//! are bounded in bytes, however long the range that openraft asks for. Who made which entries comes from
+//! memory, not from the entries: a group opens though some that its state covers are damaged, for its peers
+//! may have purged these, and then nobody holds them.
 
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::{FutureExt, Stream};
 use openraft::OptionalSend;
+use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tristream_proto::domain::limits::REPLICATION_BYTES_TARGET;
 
 use super::convert;
 use super::repair::Mended;
 use super::types::{RaftEntry, RaftLogId, RaftVote, Types};
-use crate::log::{Entry, EntryKind, GroupLog};
+use crate::log::{Entry, EntryId, EntryKind, GroupLog};
 
 /// One group's log as openraft sees it.
 #[derive(Clone)]
@@ -24,12 +29,31 @@ pub(super) struct LogStore {
     log: GroupLog,
     mended: Mended,
     stamp_ms: fn(&Bytes) -> u64,
+    /// While openraft starts: of single entries before this index it wants to know nothing but the id. 0
+    /// from then on.
+    ids_before: Arc<AtomicU64>,
 }
 
 impl LogStore {
-    /// `stamp_ms` reads a command's stamp, see `Machine::stamp_ms`.
-    pub(super) fn new(mended: Mended, stamp_ms: fn(&Bytes) -> u64) -> LogStore {
-        LogStore { log: mended.log().clone(), mended, stamp_ms }
+    /// `stamp_ms` reads a command's stamp, see `Machine::stamp_ms`; `applied` is the last entry that the
+    /// machine's state covers now.
+    pub(super) fn new(
+        mended: Mended,
+        stamp_ms: fn(&Bytes) -> u64,
+        applied: Option<u64>,
+    ) -> LogStore {
+        let ids_before = Arc::new(AtomicU64::new(applied.map_or(0, |applied| applied + 1)));
+        LogStore { log: mended.log().clone(), mended, stamp_ms, ids_before }
+    }
+
+    /// Openraft starts with the id of the first entry, which it takes from the entry, and then calls
+    /// `get_key_log_ids`. All else that it reads before lies behind what the state covers: so what is
+    /// given out here is never applied and never sent.
+    fn as_id_alone(&self, from: u64, to: u64) -> Option<RaftEntry> {
+        let is_asked =
+            from.checked_add(1) == Some(to) && to <= self.ids_before.load(Ordering::Acquire);
+        let id = is_asked.then(|| self.log.id(from)).flatten()?;
+        Some(RaftEntry::new_blank(convert::log_id(id)))
     }
 
     fn stamped(&self, entry: RaftEntry) -> Entry {
@@ -87,8 +111,11 @@ impl RaftLogReader<Types> for LogStore {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        // openraft asks here only for single entries and short runs (membership, key ids).
+        // openraft asks here only for single entries and short runs (replay, membership, the first id).
         let (from, to) = bounds(&range);
+        if let Some(entry) = self.as_id_alone(from, to) {
+            return Ok(vec![entry]);
+        }
         let mut all = Vec::new();
         loop {
             let piece = self.read(from + all.len() as u64, to, REPLICATION_BYTES_TARGET).await?;
@@ -109,6 +136,17 @@ impl RaftLogReader<Types> for LogStore {
         end: u64,
     ) -> io::Result<Vec<RaftEntry>> {
         self.read(start, end, REPLICATION_BYTES_TARGET).await
+    }
+
+    async fn get_key_log_ids(
+        &mut self,
+        range: RangeInclusive<RaftLogId>,
+    ) -> io::Result<Vec<RaftLogId>> {
+        self.ids_before.store(0, Ordering::Release);
+        let (first, last) = (range.start().index(), range.end().index());
+        let missing = || convert::bad(format!("entries {first} to {last} are not all in the log"));
+        let lasts: Vec<EntryId> = self.log.lasts(first, last).ok_or_else(missing)?;
+        Ok(lasts.into_iter().map(convert::log_id).collect())
     }
 }
 

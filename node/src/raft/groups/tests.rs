@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::disk::SimulatedDisk;
+use crate::disk::{Disk, Open, SimulatedDisk};
 use crate::entropy::OsEntropy;
 use crate::log::{self, EntryId};
 use crate::net::{Net, TcpNet};
@@ -209,4 +209,52 @@ async fn a_replica_that_voted_before_it_got_an_entry_knows_its_members_all_the_s
     };
     tokio::time::timeout(LONG, knows).await.expect("its vote and its entry are there");
     assert_eq!(group.purged(), None);
+}
+
+/// Flips a bit of the first `bytes` in a segment that has them.
+async fn rot(disk: &SimulatedDisk, bytes: &str) {
+    for segment in 1..9 {
+        let path = std::path::PathBuf::from(format!("log/{segment:010}.seg"));
+        let Ok(file) = disk.open(&path, Open::Existing) else { continue };
+        let all = file.read_at(0, file.len().expect("a length") as usize).await.expect("readable");
+        let at = all.windows(bytes.len()).position(|window| window == bytes.as_bytes());
+        if let Some(at) = at {
+            return disk.flip_bit(&path, at as u64, 1).expect("flipped");
+        }
+    }
+    panic!("{bytes} is in no segment");
+}
+
+/// Its peers may have purged the entry, and then nobody will ever hold it.
+#[tokio::test]
+async fn what_the_state_covers_need_not_be_intact_for_a_group_to_open() {
+    let (disk, tasks, id) = (SimulatedDisk::new(), Tasks::new(), GroupId(7));
+    let groups = groups_on(&disk, &tasks).await;
+    let group = groups.open(id, Counter::default(), &[NodeId(1)]).await.expect("opens");
+    group.watch_leader().wait_for(|now| now.ready_here).await.expect("leads");
+    let mut last = None;
+    for command in 0..8 {
+        let command = Bytes::from(format!("command {command}"));
+        let done = group.propose(command, None).await.expect("taken").await.expect("applied");
+        last = Some(done.0);
+    }
+    group.checkpoint().await.expect("taken");
+    groups.close_all().await;
+    groups.inner.log.close().await.expect("closes");
+    tasks.shutdown().await;
+    // The entry that founded the group comes first; where leaders change is searched for in the middle.
+    for rots in ["configs", "command 1", "command 2", "command 3", "command 6"] {
+        let (disk, tasks) = (disk.restarted(), Tasks::new());
+        rot(&disk, rots).await;
+        let groups = groups_on(&disk, &tasks).await;
+        let opens = groups.open(id, Counter::default(), &[]);
+        let group = tokio::time::timeout(LONG, opens).await.expect("in time");
+        let group = group.unwrap_or_else(|error| panic!("{rots} rots: {error:#}"));
+        assert_eq!(group.inspect(|machine| machine.0), 8);
+        assert_eq!(group.inner.log.state().last, last);
+        let read = group.read(0, 1 << 20).await;
+        assert!(read.is_err(), "nobody is given anything else for it: {read:?}");
+        groups.close_all().await;
+        tasks.shutdown().await;
+    }
 }
