@@ -177,7 +177,8 @@ struct Recorded {
 pub struct History {
     started: Instant,
     intents: Vec<Intent>,
-    by_data: HashMap<Bytes, RecordId>,
+    /// Compared and not hashed: data differ early, and are long.
+    by_data: BTreeMap<Bytes, RecordId>,
     events: Vec<Noted>,
     tips: Vec<(Tip, u64)>,
     recorded: Option<Recorded>,
@@ -197,7 +198,7 @@ impl History {
         History {
             started: Instant::now(),
             intents: Vec::new(),
-            by_data: HashMap::new(),
+            by_data: BTreeMap::new(),
             events: Vec::new(),
             tips: Vec::new(),
             recorded: None,

@@ -10,10 +10,12 @@
 //! | an open file | `simulated/file.rs` |
 //! | files, names, room | `simulated/state.rs` |
 //! | the bytes of one file | `simulated/content.rs` |
+//! | bytes as such | `simulated/pages.rs` |
 
 mod content;
 mod faults;
 mod file;
+mod pages;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,12 @@ use super::{ShardId, ShardIndex};
 pub(super) const POSITION_BITS: u32 = 20;
 /// Largest counter: its top bit is always clear.
 const COUNTER_MAX: u64 = i64::MAX as u64;
+/// First digit and last.
+const VERSION: u64 = 2;
+/// Nine hex digits.
+const SECOND_MASK: u64 = 0xf_ffff_ffff;
+/// So many bits of the counter lie in the lower 128 of a number.
+const COUNTER_LOW_BITS: u32 = 48;
 /// Creation and record seconds have 9 hex digits, and AWS refuses creation seconds from here on.
 const CREATION_SECOND_END: u64 = 16_025_175_000;
 
@@ -93,34 +99,28 @@ impl SequenceNumber {
     }
 
     fn encode(self) -> U192 {
-        let nibbles = self.hex();
-        let high = u64::from_str_radix(&nibbles[..15], 16).unwrap_or(0);
-        let low = u128::from_str_radix(&nibbles[15..], 16).unwrap_or(0);
+        let index = u64::from(self.shard.index());
+        let counter = self.counter & COUNTER_MAX;
+        let high = VERSION << 56
+            | (self.creation_second & SECOND_MASK) << 20
+            | (index & 0xf) << 16
+            | counter >> COUNTER_LOW_BITS;
+        // What is shifted out of the counter is what `high` holds.
+        let low = u128::from(counter) << 80
+            | u128::from(self.record_second & SECOND_MASK) << 36
+            | u128::from(index) << 4
+            | u128::from(VERSION);
         U192(high, low)
     }
 
-    /// The 47 hex digits of the layout.
-    fn hex(self) -> String {
-        format!(
-            "2{:09x}{:x}{:016x}00{:09x}{:08x}2",
-            self.creation_second & 0xf_ffff_ffff,
-            self.shard.index() & 0xf,
-            self.counter & COUNTER_MAX,
-            self.record_second & 0xf_ffff_ffff,
-            self.shard.index(),
-        )
-    }
-
-    fn decode(number: U192) -> Option<SequenceNumber> {
-        let hex = format!("{:015x}{:032x}", number.0, number.1);
-        if hex.len() != 47 || !hex.starts_with('2') || !hex.ends_with('2') {
+    fn decode(U192(high, low): U192) -> Option<SequenceNumber> {
+        if high >> 56 != VERSION || low & 0xf != u128::from(VERSION) {
             return None;
         }
-        let field = |from: usize, to: usize| u64::from_str_radix(&hex[from..to], 16).ok();
-        let creation_second = field(1, 10)?;
-        let counter = field(11, 27)?;
-        let record_second = field(29, 38)?;
-        let index = field(38, 46)?;
+        let creation_second = high >> 20 & SECOND_MASK;
+        let counter = (high & 0xffff) << COUNTER_LOW_BITS | (low >> 80) as u64;
+        let record_second = (low >> 36) as u64 & SECOND_MASK;
+        let index = (low >> 4) as u64 & u64::from(u32::MAX);
         let plausible = creation_second < CREATION_SECOND_END
             && counter <= COUNTER_MAX
             && index <= i32::MAX as u64;
@@ -253,7 +253,35 @@ mod tests {
         )
     }
 
+    /// The 47 digits of the layout.
+    fn hex(number: SequenceNumber) -> String {
+        format!(
+            "2{:09x}{:x}{:016x}00{:09x}{:08x}2",
+            number.creation_second,
+            number.shard.index() & 0xf,
+            number.counter,
+            number.record_second,
+            number.shard.index(),
+        )
+    }
+
     proptest! {
+        #[test]
+        fn the_bits_are_those_of_the_layout(number in number()) {
+            let U192(high, low) = number.encode();
+            prop_assert_eq!(format!("{high:015x}{low:032x}"), hex(number));
+        }
+
+        #[test]
+        fn what_does_not_begin_and_end_with_the_version_is_refused(
+            number in number(), first in 0u64..256, last in 0u128..16,
+        ) {
+            let U192(high, low) = number.encode();
+            let other = U192(high & (1 << 56) - 1 | first << 56, low & !0xf | last);
+            let expected = (first == VERSION && last == 2).then_some(number);
+            prop_assert_eq!(SequenceNumber::decode(other), expected);
+        }
+
         #[test]
         fn text_round_trips(number in number()) {
             prop_assert_eq!(number.to_string().parse::<SequenceNumber>(), Ok(number));

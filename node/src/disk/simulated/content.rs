@@ -9,6 +9,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::faults::{BadRange, Flip};
+use super::pages::Pages;
 
 /// Unsynced bytes are kept or lost in pieces of this size.
 const SECTOR_BYTES: usize = 512;
@@ -22,9 +23,9 @@ pub(super) enum Change {
 #[derive(Clone, Default)]
 pub(super) struct Content {
     /// What reads see.
-    pub(super) now: Vec<u8>,
+    pub(super) now: Pages,
     /// What is certain to survive.
-    pub(super) durable: Vec<u8>,
+    pub(super) durable: Pages,
     /// Changes since the last sync, numbered by their order.
     pub(super) unsynced: Vec<(u64, Change)>,
     pub(super) next_change: u64,
@@ -66,7 +67,8 @@ impl Content {
     /// that would bring it back.
     pub(super) fn flip(&mut self, Flip { offset, bit }: Flip) -> io::Result<()> {
         let at = offset as usize;
-        let seen = [&mut self.now, &mut self.durable].into_iter().filter_map(|all| all.get_mut(at));
+        let seen =
+            [&mut self.now, &mut self.durable].into_iter().filter_map(|all| all.byte_mut(at));
         if seen.map(|byte| *byte ^= 1 << bit).count() == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -120,18 +122,13 @@ impl Damage {
     }
 }
 
-fn keep_beginning(durable: &mut Vec<u8>, offset: usize, bytes: &Bytes, kept: usize) -> usize {
+fn keep_beginning(durable: &mut Pages, offset: usize, bytes: &Bytes, kept: usize) -> usize {
     apply(durable, &Change::Write { offset, bytes: bytes.slice(..kept) });
     kept
 }
 
 /// Gives back how many bytes it kept.
-fn keep_sectors(
-    durable: &mut Vec<u8>,
-    offset: usize,
-    bytes: &Bytes,
-    random: &mut SmallRng,
-) -> usize {
+fn keep_sectors(durable: &mut Pages, offset: usize, bytes: &Bytes, random: &mut SmallRng) -> usize {
     let (mut at, mut kept) = (0, 0);
     while at < bytes.len() {
         let sector_end = (offset + at + 1).next_multiple_of(SECTOR_BYTES) - offset;
@@ -146,16 +143,9 @@ fn keep_sectors(
     kept
 }
 
-fn apply(content: &mut Vec<u8>, change: &Change) {
+fn apply(content: &mut Pages, change: &Change) {
     match change {
-        Change::Write { offset, bytes } => {
-            if !bytes.is_empty() && content.len() < offset + bytes.len() {
-                content.resize(offset + bytes.len(), 0);
-            }
-            if !bytes.is_empty() {
-                content[*offset..offset + bytes.len()].copy_from_slice(bytes);
-            }
-        }
-        Change::Cut { len } => content.resize(*len, 0),
+        Change::Write { offset, bytes } => content.write(*offset, bytes),
+        Change::Cut { len } => content.resize(*len),
     }
 }

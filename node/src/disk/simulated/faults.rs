@@ -282,7 +282,9 @@ impl SimulatedDisk {
     /// # Errors
     /// `NotFound`: no such file.
     pub fn synced(&self, path: &Path) -> io::Result<Vec<u8>> {
-        Ok(self.state().content_at(path)?.durable.clone())
+        let mut state = self.state();
+        let durable = &state.content_at(path)?.durable;
+        Ok(durable.read(0..durable.len()).unwrap_or_default())
     }
 
     /// Flips one bit, for good.

@@ -38,8 +38,8 @@ impl SimulatedFile {
         if meets_bad(&mut content.bad, &(offset..offset + len as u64)) {
             return Err(io_failure());
         }
-        let bytes = content.now.get(from..from + len).ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(Bytes::copy_from_slice(bytes))
+        let bytes = content.now.read(from..from + len).ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(bytes.into())
     }
 
     /// On a full disk as much as fits is written, as the operating system does.
