@@ -277,7 +277,7 @@ mod tests {
             number in number(), first in 0u64..256, last in 0u128..16,
         ) {
             let U192(high, low) = number.encode();
-            let other = U192(high & (1 << 56) - 1 | first << 56, low & !0xf | last);
+            let other = U192((high & ((1 << 56) - 1)) | (first << 56), (low & !0xf) | last);
             let expected = (first == VERSION && last == 2).then_some(number);
             prop_assert_eq!(SequenceNumber::decode(other), expected);
         }
