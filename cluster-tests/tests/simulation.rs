@@ -7,6 +7,8 @@ use tristream_cluster_tests::simulation::{Report, Sum};
 /// Seeds of the sweep, and simulated seconds of faults in each.
 const SEEDS: &str = "30";
 const SECONDS: &str = "8";
+/// Seeds that a commit runs besides.
+const SEEDS_OF_COMMIT: &str = "70";
 
 fn lab(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tristream-lab"));
@@ -45,6 +47,24 @@ fn seeds_keep_every_promise_and_meet_every_fault() {
     let text = stdout(&output);
     let missing = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{missing}\n{}", broken(&text));
+}
+
+/// Each commit runs seeds that none ran before: what breaks here is a finding, and the message has its seed.
+#[test]
+fn seeds_of_this_commit_keep_every_promise() {
+    let from = seed_of_this_commit();
+    let sweep = ["simulate", "--from", &from, "--seeds", SEEDS_OF_COMMIT, "--seconds", SECONDS];
+    let output = lab(&[&sweep[..], &["--json", "--tries", "0"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{sweep:?}\n{}", broken(&stdout(&output)));
+}
+
+/// From the commit's name, where there is git and a checkout.
+fn seed_of_this_commit() -> String {
+    let mut git = Command::new("git");
+    let asked = git.args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let name = asked.map(|output| stdout(&output)).unwrap_or_default();
+    let number = name.get(..8).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    number.unwrap_or(4_000_000).to_string()
 }
 
 fn broken(lines: &str) -> String {
