@@ -89,6 +89,16 @@ pub(super) fn given_up(extents: &[Extent], retired: &Retired) -> Vec<u64> {
     extents.iter().filter(gone).map(|extent| extent.sequence).collect()
 }
 
+/// Whether blocks of batches that were given up were taken for a segment's own: a crash left them behind
+/// it, the segment with their copies is gone, and the footer that overwrote them was lost.
+pub(super) fn reaches_given_up(headers: &[Header], extents: &[Extent], retired: &Retired) -> bool {
+    // A rewritten one may cover batches between its sources that were given up before.
+    let written = headers.iter().zip(extents).filter(|(header, _)| !header.rewritten);
+    let begins = |extent: &Extent| retired.begins(extent.follows);
+    let mut extents = written.map(|(_, extent)| extent);
+    extents.any(|extent| begins(extent).is_some_and(|batch| batch < extent.upto))
+}
+
 /// Refuses a log that lacks batches, unless they were given up.
 pub(super) fn check_extents(extents: &[Extent], retired: &Retired) -> io::Result<()> {
     let (mut reached, mut before) = (0, None::<&Extent>);

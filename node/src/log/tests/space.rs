@@ -170,6 +170,71 @@ async fn a_tail_that_was_written_again_counts_once_also_when_its_copy_is_rewritt
     bench.stop().await;
 }
 
+/// A log whose first segment has a tail that was written again into the second, and whose second was given
+/// up since; the footer that overwrote the tail was never synced. Gives back the second's bytes, too.
+async fn with_a_stale_tail(bench: &mut Bench) -> Vec<u8> {
+    // The keeper gives up, and rewrites nothing.
+    bench.config.rewrite_bytes_per_second = 0;
+    let (log, disk) = (bench.open().await, bench.simulated.clone().unwrap());
+    let group = log.group(GroupId(1));
+    append(&group, entries(1, 0..3)).await.unwrap();
+    disk.hold_syncs();
+    let answer = start_append(&group, entries(1, 3..6)).await;
+    until(|| disk.waiting_syncs() == 1).await;
+    disk.process_crash();
+    disk.release_syncs();
+    assert!(within(answer).await.is_err());
+    drop((log, group));
+    bench.kill().await;
+    // The system wrote it to the disk of its own accord.
+    bench.set_content("0000000001.seg", bench.content("0000000001.seg").await).await;
+
+    let (log, disk) = (bench.open().await, bench.simulated.clone().unwrap());
+    disk.hold_syncs();
+    // That of the first one's footer, which can be read from then on.
+    until(|| disk.waiting_syncs() == 1).await;
+    disk.process_crash();
+    disk.release_syncs();
+    drop(log);
+    bench.kill().await;
+
+    let log = bench.open().await;
+    let (group, other) = (log.group(GroupId(1)), log.group(GroupId(2)));
+    assert_eq!(read_all(&group).await, entries(1, 0..6));
+    let second = bench.content("0000000002.seg").await;
+    group.truncate_after(Some(2)).await.unwrap();
+    fill(&other, 0..60).await;
+    sealed(&log).await;
+    other.purge(id(1, 59)).await.unwrap();
+    until(|| !bench.segments().contains(&"0000000002.seg".to_owned())).await;
+    assert!(bench.segments().contains(&"0000000001.seg".to_owned()));
+    assert_eq!(group.state().last, Some(id(1, 2)));
+    second
+}
+
+#[tokio::test]
+async fn a_tail_that_was_written_again_does_not_count_when_its_copy_was_given_up() {
+    for (seed, is_back) in (0..16).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut bench = small_segments();
+        let second = with_a_stale_tail(&mut bench).await;
+        bench.lose_power(seed).await;
+        if is_back && !bench.segments().contains(&"0000000002.seg".to_owned()) {
+            bench.disk.open(&bench.path("0000000002.seg"), Open::New).unwrap();
+            bench.set_content("0000000002.seg", second).await;
+        }
+        for round in 0..2 {
+            let log = bench.open().await;
+            let (group, other) = (log.group(GroupId(1)), log.group(GroupId(2)));
+            let what = format!("seed {seed}, back {is_back}, round {round}");
+            assert_eq!(group.state().last, Some(id(1, 2)), "{what}");
+            assert_eq!(read_all(&group).await, entries(1, 0..3), "{what}");
+            assert_eq!(other.state().last, Some(id(1, 59)), "{what}");
+            drop((log, group, other));
+            bench.lose_power(seed).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_largest_of_ten_interleaved_groups_gives_its_space_back_after_one_pass() {
     let mut bench = small_segments();
