@@ -50,6 +50,8 @@ pub(super) struct Survey {
     lost: Vec<(u64, footer::Encoded)>,
     /// Segments that others replace.
     replaced: Vec<u64>,
+    /// Names of segments that are gone: their files were used again.
+    used_again: Vec<u64>,
     /// The batches that were given up, as an earlier reading found them said.
     retired: Retired,
     /// Unfinished files.
@@ -76,7 +78,7 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
     disk.create_dir_all(dir)?;
     let names = disk.list(dir)?;
     let files = Files::new(Arc::clone(disk), dir.to_owned());
-    let all = found::headers(&files, &names).await?;
+    let (all, used_again) = found::headers(&files, &names).await?;
     let log = found::same_log(&all)?;
     let last_sequence = all.last().map_or(0, |header| header.sequence);
     let (mut found, replaced) = found::split_replaced(all);
@@ -87,6 +89,7 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
         replay: Replay::default(),
         lost: Vec::new(),
         replaced,
+        used_again,
         retired: Retired::default(),
         unfinished: names.into_iter().filter(|name| name.ends_with(".seg.tmp")).collect(),
         unproven: Vec::new(),
@@ -212,6 +215,13 @@ impl Survey {
     ) -> io::Result<Recovered> {
         // The names that were read back are durable before anything hangs on them.
         names::renew(dir, &**disk).await?;
+        if !self.used_again.is_empty() {
+            // Before such a file, which may be a ready one, is taken for what is written here.
+            for &sequence in &self.used_again {
+                disk.remove(&segment::path(dir, sequence))?;
+            }
+            disk.sync_dir(dir).await?;
+        }
         let log = self.log.unwrap_or_else(|| entropy.u64());
         let (mut next_segment, mut next_batch) = (self.last_sequence + 1, self.proven + 1);
         let mut active = None;

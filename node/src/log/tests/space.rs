@@ -236,6 +236,51 @@ async fn a_tail_that_was_written_again_does_not_count_when_its_copy_was_given_up
 }
 
 #[tokio::test]
+async fn segments_that_are_back_after_their_files_were_used_again_are_dropped() {
+    for (more, seed) in [(0, 0), (30, 1), (150, 2)] {
+        let mut bench = small_segments();
+        bench.config.rewrite_bytes_per_second = 0;
+        let log = bench.open().await;
+        let (stays, goes) = (log.group(GroupId(1)), log.group(GroupId(2)));
+        fill(&goes, 0..150).await;
+        sealed(&log).await;
+        goes.purge(id(1, 149)).await.unwrap();
+        until(|| !bench.segments().contains(&"0000000002.seg".to_owned())).await;
+        until(|| log.shared.pool.ready() == 2).await;
+        // As if the folder's sync had failed for somebody else between the renaming and its own sync.
+        let (disk, dir) = (bench.simulated.clone().unwrap(), bench.config.dir.clone());
+        let names = disk.list(&dir).unwrap().into_iter().filter(|name| name.starts_with("free-"));
+        let names: Vec<(String, &str)> = names.zip(["0000000001.seg", "0000000002.seg"]).collect();
+        assert_eq!(names.len(), 2);
+        for (free, old) in &names {
+            disk.rename(&dir.join(free), &dir.join(old)).unwrap();
+        }
+        disk.sync_dir(&dir).await.unwrap();
+        for (free, old) in &names {
+            disk.rename(&dir.join(old), &dir.join(free)).unwrap();
+        }
+        disk.fail_dir_syncs(1);
+        assert!(disk.sync_dir(&dir).await.is_err());
+
+        fill(&stays, 0..more).await;
+        let expected = (stays.state(), goes.state());
+        drop((log, stays, goes));
+        bench.lose_power(seed).await;
+        assert!(names.iter().all(|(_, old)| bench.segments().iter().any(|name| name == old)));
+        for _ in 0..2 {
+            let log = bench.open().await;
+            let (stays, goes) = (log.group(GroupId(1)), log.group(GroupId(2)));
+            assert_eq!((stays.state(), goes.state()), expected, "{more} more");
+            assert_eq!(read_all(&stays).await, all(0..more), "{more} more");
+            let there = bench.segments();
+            assert!(names.iter().all(|(_, old)| !there.iter().any(|name| name == old)));
+            drop((log, stays, goes));
+            bench.lose_power(seed).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_largest_of_ten_interleaved_groups_gives_its_space_back_after_one_pass() {
     let mut bench = small_segments();
     let log = bench.open().await;
