@@ -32,7 +32,11 @@ impl Shared {
         place: Place,
         head: Option<Head>,
     ) -> io::Result<()> {
-        if head.is_none() && self.mend_footer(place.segment).await? {
+        let is_lost = head.is_none();
+        if is_lost
+            && (self.mend_footer(place.segment).await?
+                || self.is_elsewhere(group, id, place).await?)
+        {
             return Ok(());
         }
         let mut state = self.state.lock();
@@ -49,6 +53,27 @@ impl Shared {
             tracing::warn!(%group, index, segment, at = place.offset, "log entry is damaged on disk");
         }
         Err(Faulty { group, index }.error())
+    }
+
+    /// Whether the footer, which is intact, says that the entry lies elsewhere in the segment: it was made
+    /// again after somebody else had looked the place up.
+    async fn is_elsewhere(&self, group: GroupId, id: EntryId, place: Place) -> io::Result<bool> {
+        let known = {
+            let state = self.state.lock();
+            let group = state.groups.get(&group);
+            // A repair lies where memory says.
+            let group = group.filter(|known| known.place(id.index).is_none());
+            let run = group.and_then(|known| known.run(id.index)).copied();
+            let run = run.filter(|run| run.segment == place.segment);
+            let segment = state.segments.get(&place.segment);
+            run.zip(segment.and_then(|known| known.trailer()))
+        };
+        let (Some((run, trailer)), Some(file)) = (known, self.file(place.segment)?) else {
+            return Ok(false);
+        };
+        let at = run.table_at + (id.index - run.first);
+        let positions = trailer.read_positions(&*file, at, 1).await?;
+        Ok(positions.first().is_some_and(|found| offset_of(*found) != place.offset))
     }
 
     pub(super) async fn repair(&self, group: GroupId, entry: Entry) -> io::Result<()> {
@@ -160,6 +185,11 @@ impl Shared {
         let encoded = footer::encode(&header, &directory, len, last_batch);
         writer::write_footer(&*file, &encoded).await?;
         file.sync().await?;
+        // It may be laid out otherwise: the one before was written without a checkpoint that opening
+        // had found damaged, or that was damaged since is in it. What is numbered in it stays so.
+        if let Some(segment) = self.state.lock().segments.get_mut(&sequence) {
+            segment.stage = Stage::Sealed(encoded.trailer);
+        }
         self.metrics.observe_footer_mended();
         tracing::warn!(segment = name(sequence), "damaged footer of a log segment made again");
         Ok(true)

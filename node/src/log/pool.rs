@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -350,6 +350,15 @@ fn parse(name: &str) -> Option<(&str, u64)> {
     ours.then(|| Some((kind, number.parse::<u32>().ok()?.into()))).flatten()
 }
 
+/// Whether a file has the mark of a ready one, under whatever name.
+pub(super) async fn is_marked(file: &dyn File) -> io::Result<bool> {
+    if file.len()? < MARK_BYTES as u64 {
+        return Ok(false);
+    }
+    let begin = file.read_at(0, MARK_BYTES).await?;
+    Ok(begin == mark((&begin[8..16]).get_u64_le()))
+}
+
 async fn is_ready(file: &dyn File, segment_bytes: u64) -> io::Result<bool> {
     if file.len()? != segment_bytes {
         return Ok(false);
@@ -358,7 +367,7 @@ async fn is_ready(file: &dyn File, segment_bytes: u64) -> io::Result<bool> {
     Ok(begin == mark(segment_bytes))
 }
 
-fn mark(len: u64) -> Bytes {
+pub(super) fn mark(len: u64) -> Bytes {
     let mut to = BytesMut::with_capacity(MARK_BYTES);
     to.put_slice(MARK_MAGIC);
     to.put_u64_le(len);

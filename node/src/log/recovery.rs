@@ -50,6 +50,10 @@ pub(super) struct Survey {
     lost: Vec<(u64, footer::Encoded)>,
     /// Segments that others replace.
     replaced: Vec<u64>,
+    /// Names of segments that are gone: their files were used again.
+    used_again: Vec<u64>,
+    /// The batches that were given up, as an earlier reading found them said.
+    retired: Retired,
     /// Unfinished files.
     unfinished: Vec<String>,
     /// Blocks at the end of the newest segment that may live in the page cache alone.
@@ -74,7 +78,7 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
     disk.create_dir_all(dir)?;
     let names = disk.list(dir)?;
     let files = Files::new(Arc::clone(disk), dir.to_owned());
-    let all = found::headers(&files, &names).await?;
+    let (all, used_again) = found::headers(&files, &names).await?;
     let log = found::same_log(&all)?;
     let last_sequence = all.last().map_or(0, |header| header.sequence);
     let (mut found, replaced) = found::split_replaced(all);
@@ -85,21 +89,30 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
         replay: Replay::default(),
         lost: Vec::new(),
         replaced,
+        used_again,
+        retired: Retired::default(),
         unfinished: names.into_iter().filter(|name| name.ends_with(".seg.tmp")).collect(),
         unproven: Vec::new(),
         proven: 0,
         torn: false,
     };
-    loop {
-        let given_up = survey.read(&found).await?;
-        if given_up.is_empty() {
-            return Ok(survey);
-        }
+    while let Some(again) = survey.read(&found).await? {
         // What they say of other segments counts no more: all is read again without them.
-        found.retain(|header| !given_up.contains(&header.sequence));
-        survey.replaced.extend(given_up);
+        found.retain(|header| !again.given_up.contains(&header.sequence));
+        survey.replaced.extend(again.given_up);
+        survey.retired = again.retired;
         survey.forget();
     }
+    Ok(survey)
+}
+
+/// Why all is to be read again.
+struct Again {
+    /// Segments that were given up and are back: a folder's sync that failed may have lost that they
+    /// were removed.
+    given_up: Vec<u64>,
+    /// The batches that were given up. None of them counts, in whatever segment it is met.
+    retired: Retired,
 }
 
 impl Survey {
@@ -110,16 +123,17 @@ impl Survey {
         self.unproven.clear();
     }
 
-    /// Reads these segments, or tells which of them were given up and are back: a folder's sync that
-    /// failed may have lost that they were removed.
-    async fn read(&mut self, headers: &[Header]) -> io::Result<Vec<u64>> {
+    /// Reads these segments. `Some`: what they say of batches that were given up was not heeded.
+    async fn read(&mut self, headers: &[Header]) -> io::Result<Option<Again>> {
         // In the order of what is in them, which is that of names for the committer's.
         let written = headers.iter().filter(|header| !header.rewritten);
         let newest = written.map(|header| header.sequence).max();
         let mut extents = Vec::with_capacity(headers.len());
         for (at, header) in headers.iter().enumerate() {
-            // Rewritten or not: what it says it follows is where the one before it ends.
-            let bound = headers.get(at + 1).map(|next| next.follows);
+            // Rewritten or not: what it says it follows is where the one before it ends. It may have been
+            // given up since: then its batches are known all the same.
+            let next = headers.get(at + 1).map(|next| next.follows);
+            let bound = next.into_iter().chain(self.retired.begins(header.follows)).min();
             let extent = match Some(header.sequence) == newest {
                 true => self.read_newest(header).await?,
                 false => self.read_full(header, bound).await?,
@@ -132,11 +146,14 @@ impl Survey {
         let retired = self.replay.retired.as_ref().map(|(value, _)| value.clone());
         let retired = retired.unwrap_or_default();
         let given_up = found::given_up(&extents, &retired);
-        if given_up.is_empty() {
-            found::check_extents(&extents, &retired)?;
-            self.replay.check(&self.files).await?;
+        let is_news =
+            retired != self.retired && found::reaches_given_up(headers, &extents, &retired);
+        if !given_up.is_empty() || is_news {
+            return Ok(Some(Again { given_up, retired }));
         }
-        Ok(given_up)
+        found::check_extents(&extents, &retired)?;
+        self.replay.check(&self.files).await?;
+        Ok(None)
     }
 
     /// Takes in the unproven tail, as it will lie in the segment after the newest.
@@ -198,6 +215,13 @@ impl Survey {
     ) -> io::Result<Recovered> {
         // The names that were read back are durable before anything hangs on them.
         names::renew(dir, &**disk).await?;
+        if !self.used_again.is_empty() {
+            // Before such a file, which may be a ready one, is taken for what is written here.
+            for &sequence in &self.used_again {
+                disk.remove(&segment::path(dir, sequence))?;
+            }
+            disk.sync_dir(dir).await?;
+        }
         let log = self.log.unwrap_or_else(|| entropy.u64());
         let (mut next_segment, mut next_batch) = (self.last_sequence + 1, self.proven + 1);
         let mut active = None;

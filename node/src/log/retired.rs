@@ -33,6 +33,12 @@ impl Retired {
         after >= upto || self.0.iter().any(|&(from, to)| from <= after && upto <= to)
     }
 
+    /// The first batch from `after` on after which batches may be missing.
+    pub(super) fn begins(&self, after: u64) -> Option<u64> {
+        let mut ranges = self.0.iter().filter(|(_, to)| *to > after);
+        ranges.next().map(|(from, _)| after.max(*from))
+    }
+
     /// The payload of its frame: pairs of u64.
     pub(super) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(self.0.len() * 16);
@@ -73,6 +79,10 @@ mod tests {
                     let all = (after + 1..=upto).all(|batch| batches.contains(&batch));
                     prop_assert_eq!(retired.covers(after, upto), all);
                 }
+            }
+            for after in 0..50 {
+                let first = batches.range(after + 1..).next().map(|batch| batch - 1);
+                prop_assert_eq!(retired.begins(after), first);
             }
             prop_assert_eq!(Retired::decode(&retired.encode()), retired.clone());
             prop_assert!(retired.0.windows(2).all(|pair| pair[0].1 < pair[1].0));

@@ -4,6 +4,7 @@ mod basics;
 mod checkpoints;
 mod crashes;
 mod faults;
+mod given_up;
 mod model;
 mod rot;
 mod space;

@@ -1,7 +1,7 @@
 //! The segments that are there, which of them count, and whether any is missing.
 //!
 //! Invariant: changes nothing. A segment may be missing only if a rewritten one covers its batches, or
-//! if the log said before that it would be given up.
+//! if the log said before that it would be given up. One whose file was used again is missing.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,6 +12,7 @@ use tristream_proto::domain::GroupId;
 use crate::disk::File;
 use crate::log::files::Files;
 use crate::log::frame::{Head, What};
+use crate::log::pool;
 use crate::log::retired::Retired;
 use crate::log::scan::{self, Next, Scanner};
 use crate::log::segment::footer::{self, Trailer};
@@ -40,16 +41,51 @@ pub(super) struct Loaded {
 /// Entries whose payloads are damaged: their heads, and where these lie.
 pub(super) type Faulty = BTreeMap<(GroupId, u64), (Head, u64)>;
 
-/// Reads the headers of all segments, in the order of their names.
-pub(super) async fn headers(files: &Files, names: &[String]) -> io::Result<Vec<Header>> {
+/// Reads the headers of all segments, in the order of their names, and tells which of the files are none
+/// any more: they were used again.
+pub(super) async fn headers(
+    files: &Files,
+    names: &[String],
+) -> io::Result<(Vec<Header>, Vec<u64>)> {
     let mut sequences: Vec<u64> =
         names.iter().filter_map(|name| segment::sequence_of(name)).collect();
     sequences.sort_unstable();
-    let mut headers = Vec::with_capacity(sequences.len());
+    let (mut headers, mut odd) = (Vec::with_capacity(sequences.len()), Vec::new());
     for sequence in sequences {
-        headers.push(Header::read(&*files.get(sequence)?, sequence).await?);
+        match Header::read(&*files.get(sequence)?, sequence).await {
+            Ok(header) => headers.push(header),
+            Err(error) => odd.push((sequence, error)),
+        }
     }
-    Ok(headers)
+    let mut used_again = Vec::new();
+    for (sequence, error) in odd {
+        if !is_used_again(&*files.get(sequence)?, sequence, &headers).await? {
+            return Err(error);
+        }
+        used_again.push(sequence);
+        // Not kept open: it is going to be removed.
+        drop(files.take(sequence)?);
+        files.left(sequence);
+    }
+    Ok((headers, used_again))
+}
+
+/// Whether the file of a segment that was given up became a ready one, or a later segment: a folder's sync
+/// that failed may have lost that the old name was removed.
+///
+/// Only where a later segment of the committer is there: then `check_extents` notices if what the file is
+/// taken to have held is missing, or the later segment that it became.
+async fn is_used_again(file: &dyn File, sequence: u64, headers: &[Header]) -> io::Result<bool> {
+    let written = headers.iter().filter(|header| !header.rewritten);
+    let Some(newest) = written.max_by_key(|header| header.sequence) else { return Ok(false) };
+    if sequence < newest.sequence && pool::is_marked(file).await? {
+        return Ok(true);
+    }
+    Ok(Header::read_any(file).await?.is_some_and(|header| {
+        // The pool's files become segments of the committer only.
+        let ours = header.log == newest.log && !header.rewritten;
+        ours && sequence < header.sequence && header.sequence <= newest.sequence
+    }))
 }
 
 /// The log that all segments say they belong to.
@@ -87,6 +123,16 @@ pub(super) fn given_up(extents: &[Extent], retired: &Retired) -> Vec<u64> {
         extent.follows < extent.upto && retired.covers(extent.follows, extent.upto)
     };
     extents.iter().filter(gone).map(|extent| extent.sequence).collect()
+}
+
+/// Whether blocks of batches that were given up were taken for a segment's own: a crash left them behind
+/// it, the segment with their copies is gone, and the footer that overwrote them was lost.
+pub(super) fn reaches_given_up(headers: &[Header], extents: &[Extent], retired: &Retired) -> bool {
+    // A rewritten one may cover batches between its sources that were given up before.
+    let written = headers.iter().zip(extents).filter(|(header, _)| !header.rewritten);
+    let begins = |extent: &Extent| retired.begins(extent.follows);
+    let mut extents = written.map(|(_, extent)| extent);
+    extents.any(|extent| begins(extent).is_some_and(|batch| batch < extent.upto))
 }
 
 /// Refuses a log that lacks batches, unless they were given up.

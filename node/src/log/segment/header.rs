@@ -82,6 +82,16 @@ impl Header {
         Header::decode(&file.read_at(0, ENCODED_BYTES).await?, sequence)
     }
 
+    /// The header in a file, whichever segment it was written for; `None` when there is none.
+    pub(in crate::log) async fn read_any(file: &dyn File) -> io::Result<Option<Header>> {
+        if file.len()? < ENCODED_BYTES as u64 {
+            return Ok(None);
+        }
+        let bytes = file.read_at(0, ENCODED_BYTES).await?;
+        let sequence = (&bytes[16..24]).get_u64_le();
+        Ok(Header::decode(&bytes, sequence).ok())
+    }
+
     fn decode(bytes: &[u8], sequence: u64) -> io::Result<Header> {
         let name = name(sequence);
         let mut from = bytes;

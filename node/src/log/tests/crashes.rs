@@ -229,6 +229,45 @@ async fn a_duplicated_or_foreign_segment_refuses_to_open() {
 }
 
 #[tokio::test]
+async fn a_segment_that_counts_and_whose_file_was_used_again_refuses_to_open() {
+    let mut bench = Bench::simulated();
+    bench.config.segment_bytes = 4 * ALIGN_BYTES;
+    bench.config.rewrite_bytes_per_second = 0;
+    let log = bench.open().await;
+    // Each holds all of some group: no gap of a group's own tells.
+    for group in 0..6 {
+        append(&log.group(GroupId(group)), entries(1, 0..1)).await.unwrap();
+    }
+    sealed(&log).await;
+    drop(log);
+    bench.kill().await;
+    let names = bench.segments();
+    let newest = names.last().unwrap();
+    assert!(names.len() > 2, "{names:?}");
+    let ready = |mut content: Vec<u8>| {
+        let mark = pool::mark(4 * ALIGN_BYTES);
+        content[..mark.len()].copy_from_slice(&mark);
+        content
+    };
+    for (name, content) in [
+        (FIRST, bench.content("0000000002.seg").await),
+        ("0000000002.seg", bench.content(newest).await),
+        (FIRST, ready(bench.content(FIRST).await)),
+        ("0000000002.seg", ready(bench.content("0000000002.seg").await)),
+        (newest, ready(bench.content(newest).await)),
+    ] {
+        let before = bench.content(name).await;
+        bench.set_content(name, content.clone()).await;
+        let error = bench.try_open().await.err().expect(name);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+        assert_eq!((bench.segments(), bench.content(name).await), (names.clone(), content));
+        bench.set_content(name, before).await;
+    }
+    assert_eq!(bench.open().await.groups().len(), 6);
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_segment_that_was_cut_short_refuses_to_open() {
     let mut bench = Bench::simulated();
     three_segments(&mut bench).await;

@@ -232,6 +232,63 @@ async fn a_footer_that_rots_while_the_log_runs_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_footer_that_was_written_without_a_damaged_checkpoint_is_made_again_too() {
+    let mut bench = Bench::simulated();
+    bench.config.segment_bytes = 10 * ALIGN_BYTES;
+    bench.config.tail_bytes = 0;
+    bench.config.rewrite_bytes_per_second = 0;
+    let log = bench.open().await;
+    let group = log.group(GROUP);
+    append(&group, vec![large(1, 0)]).await.unwrap();
+    group.checkpoint(id(1, 0), Bytes::from_static(b"state")).await.unwrap();
+    for index in 1..4 {
+        append(&group, vec![large(1, index)]).await.unwrap();
+    }
+    let place = log.shared.state.lock().groups[&GROUP].checkpoints[0].place.unwrap();
+    drop((log, group));
+    bench.kill().await;
+    let payload_at = super::rot::payload_at(&bench, place).await;
+    flip(&bench, place.segment, place.offset + payload_at);
+
+    let log = bench.open().await;
+    let group = log.group(GROUP);
+    for index in 4..20 {
+        append(&group, vec![large(1, index)]).await.unwrap();
+    }
+    sealed(&log).await;
+    let whole: Vec<Entry> = (0..20).map(|index| large(1, index)).collect();
+    let trailer = log.shared.state.lock().segments[&place.segment].trailer().unwrap();
+    flip(&bench, place.segment, trailer.table_offset(0) + 1);
+    assert_eq!(read_all(&group).await, whole);
+    assert_eq!(log.faulty(), []);
+    assert!(bench.metrics.encode().contains("tristream_log_mended_footers_total 1"));
+    drop((log, group));
+    bench.kill().await;
+    assert_eq!(read_all(&bench.open().await.group(GROUP)).await, whole);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_place_from_a_footer_that_was_made_again_meanwhile_is_looked_up_again() {
+    let mut bench = Bench::simulated();
+    let log = sealed_log(&mut bench, 20).await;
+    let group = log.group(GROUP);
+    let place = place_of(&log, GROUP, 2).await;
+    let other = Place { offset: place.offset + 8, ..place };
+    log.shared.suspect(GROUP, id(1, 2), other, None).await.unwrap();
+    assert_eq!(log.faulty(), []);
+    // A damaged repair lies where memory says, whatever the footer says of its entry.
+    flip(&bench, place.segment, place.offset + PAYLOAD_AT);
+    assert!(group.read(2..3, 1).await.is_err());
+    group.repair(large(1, 2)).await.unwrap();
+    let repair = Place { segment: place.segment, offset: place.offset + 8 };
+    log.shared.state.lock().groups.get_mut(&GROUP).unwrap().repairs.insert(2, repair);
+    let error = log.shared.suspect(GROUP, id(1, 2), repair, None).await.unwrap_err();
+    assert_eq!(Faulty::of(&error), Some(Faulty { group: GROUP, index: 2 }));
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn scrubbing_finds_damage_before_a_reader_does() {
     let mut bench = Bench::simulated();
     let log = sealed_log(&mut bench, 30).await;

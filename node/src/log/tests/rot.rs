@@ -74,7 +74,8 @@ async fn repair(bench: &Bench, log: &Log, entry: Entry) {
     group.repair(entry).await.unwrap();
 }
 
-async fn payload_at(bench: &Bench, place: group::Place) -> u64 {
+/// Where a frame's payload begins, from its head on.
+pub(super) async fn payload_at(bench: &Bench, place: group::Place) -> u64 {
     let file = bench.disk.open(&bench.path(&segment::name(place.segment)), Open::Existing).unwrap();
     let bytes = file.read_at(place.offset + 48, 4).await.unwrap();
     u32::from_le_bytes(bytes[..].try_into().unwrap()).into()

@@ -13,21 +13,21 @@ const SEGMENT: u64 = 64 << 10;
 /// The smallest file that a segment can be: header, block, footer, trailer.
 const SMALLEST: u64 = 4 * ALIGN_BYTES;
 
-fn small_segments() -> Bench {
+pub(super) fn small_segments() -> Bench {
     let mut bench = Bench::simulated();
     bench.config.segment_bytes = SEGMENT;
     bench.config.tail_bytes = 0;
     bench
 }
 
-async fn fill(group: &GroupLog, range: Range<u64>) {
+pub(super) async fn fill(group: &GroupLog, range: Range<u64>) {
     // Three have room in one page.
     for first in range.clone().step_by(3) {
         append(group, all(first..range.end.min(first + 3))).await.unwrap();
     }
 }
 
-fn all(range: Range<u64>) -> Vec<Entry> {
+pub(super) fn all(range: Range<u64>) -> Vec<Entry> {
     range.map(|index| large(1, index)).collect()
 }
 
@@ -72,40 +72,6 @@ async fn space_comes_back_after_a_group_is_removed() {
     bench.stop().await;
 }
 
-#[tokio::test]
-async fn segments_that_were_given_up_and_are_back_are_dropped() {
-    let mut bench = small_segments();
-    let log = bench.open().await;
-    let (stays, goes) = (log.group(GroupId(1)), log.group(GroupId(2)));
-    goes.save_vote(Bytes::from_static(b"old")).await.unwrap();
-    fill(&goes, 0..150).await;
-    sealed(&log).await;
-    let mut files = Vec::new();
-    for name in bench.segments() {
-        files.push((name.clone(), bench.content(&name).await));
-    }
-    goes.save_vote(Bytes::from_static(b"new")).await.unwrap();
-    fill(&stays, 0..60).await;
-    goes.purge(id(1, 149)).await.unwrap();
-    let is_back = |name: &str| bench.segments().iter().any(|there| there == name);
-    until(|| files.iter().filter(|(name, _)| !is_back(name)).count() >= 2).await;
-    let expected = (stays.state(), goes.state());
-    drop((log, stays, goes));
-    bench.kill().await;
-
-    files.retain(|(name, _)| !bench.segments().contains(name));
-    for (name, content) in &files {
-        bench.disk.open(&bench.path(name), Open::New).unwrap();
-        bench.set_content(name, content.clone()).await;
-    }
-    let log = bench.open().await;
-    let (stays, goes) = (log.group(GroupId(1)), log.group(GroupId(2)));
-    assert_eq!((stays.state(), goes.state()), expected);
-    assert_eq!(read_all(&stays).await, all(0..60));
-    assert!(files.iter().all(|(name, _)| !bench.segments().contains(name)));
-    bench.stop().await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn nothing_is_copied_where_votes_would_then_have_no_room() {
     let mut bench = small_segments();
@@ -126,47 +92,6 @@ async fn nothing_is_copied_where_votes_would_then_have_no_room() {
     rewrite::rewrite(&log.shared, &[1]).await.unwrap();
     assert!(!bench.segments().contains(&first));
     assert_eq!(read_all(&log.group(GroupId(1))).await, all(0..60));
-    bench.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_tail_that_was_written_again_counts_once_also_when_its_copy_is_rewritten() {
-    let mut bench = small_segments();
-    // The keeper leaves all as it is.
-    bench.config.rewrite_bytes_per_second = 0;
-    let log = bench.open().await;
-    let disk = bench.simulated.clone().unwrap();
-    let group = log.group(GroupId(1));
-    append(&group, entries(1, 0..3)).await.unwrap();
-    // Written and readable, not synced: the next process writes it again, into another segment.
-    disk.hold_syncs();
-    let answer = start_append(&group, entries(1, 3..6)).await;
-    until(|| disk.waiting_syncs() == 1).await;
-    disk.process_crash();
-    disk.release_syncs();
-    assert!(within(answer).await.is_err());
-    drop((log, group));
-    bench.kill().await;
-    let without_footer = bench.content("0000000001.seg").await;
-
-    let log = bench.open().await;
-    let group = log.group(GroupId(1));
-    assert_eq!(read_all(&group).await, entries(1, 0..6));
-    group.truncate_after(Some(2)).await.unwrap();
-    fill(&log.group(GroupId(2)), 0..60).await;
-    sealed(&log).await;
-    rewrite::rewrite(&log.shared, &[2]).await.unwrap();
-    assert!(!bench.segments().contains(&"0000000002.seg".to_owned()));
-    let expected = group.state();
-    drop((log, group));
-    bench.kill().await;
-
-    // The footer of the first, which overwrote that tail, never reached the disk.
-    bench.set_content("0000000001.seg", without_footer).await;
-    let log = bench.open().await;
-    assert_eq!(log.group(GroupId(1)).state(), expected);
-    assert_eq!(read_all(&log.group(GroupId(1))).await, entries(1, 0..3));
-    assert_eq!(read_all(&log.group(GroupId(2))).await, all(0..60));
     bench.stop().await;
 }
 
