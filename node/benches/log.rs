@@ -19,8 +19,8 @@ use bench::load::Load;
 use bench::{Bench, config, folder, on_worker};
 
 const SEGMENT_BYTES: u64 = 64 << 20;
-/// What is purged when so much was appended: the folder stays small.
-const PURGE_BYTES: u64 = 256 << 20;
+/// What is older than this is purged: the folder stays small.
+const EXPIRE_BYTES: u64 = 64 << 20;
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -44,36 +44,27 @@ fn append(criterion: &mut Criterion, runtime: &Runtime) {
             let folder = folder();
             let config = config(folder.path().join("log"), SEGMENT_BYTES);
             let bench = runtime.block_on(Bench::open(config, BenchDisk::new(Sync::Real)));
-            let mut load = Some(Load::new(&bench.log, groups, entry_bytes, false));
-            let mut run = |entries, purge| {
+            let mut load = Load::new(&bench.log, groups, entry_bytes, false);
+            load.let_expire(EXPIRE_BYTES);
+            let mut load = Some(load);
+            let mut run = |entries| {
                 let mut running = load.take().expect("it was given back");
                 let (running, took) = on_worker(runtime, async move {
-                    if purge {
-                        running.purge().await;
-                    }
                     let took = running.run(entries).await.took;
                     (running, took)
                 });
                 load = Some(running);
                 took
             };
-            let mut since_purge = 0;
             let name = format!("{}KiB/{groups}", entry_bytes >> 10);
             timed.throughput(Throughput::Bytes(entry_bytes as u64));
             timed.bench_function(BenchmarkId::new("log", &name), |bencher| {
-                bencher.iter_custom(|entries| {
-                    since_purge += entries * entry_bytes as u64;
-                    let purge = since_purge > PURGE_BYTES;
-                    if purge {
-                        since_purge = 0;
-                    }
-                    run(entries, purge)
-                });
+                bencher.iter_custom(&mut run);
             });
             // Batches of a run that lasts long enough to be typical.
             bench.disk.take_batches();
             let entries = (64 << 20) / entry_bytes as u64;
-            run(entries, false);
+            run(entries);
             let batches = bench.disk.take_batches();
             runtime.block_on(bench.close());
             let mut bare = Bare::new(folder.path(), SEGMENT_BYTES).expect("the disk works");

@@ -117,12 +117,6 @@ impl Load {
         (group, Entry { id, kind: EntryKind::Command, stamp_ms: 1_000 + id.index, payload })
     }
 
-    /// Purges all that was appended: the log may use its space again.
-    pub(crate) async fn purge(&self) {
-        let ends: Vec<u64> = self.groups.iter().map(|(_, next)| *next).collect();
-        self.purge_below(&ends).await;
-    }
-
     /// One entry more. The purges run beside the appends, one round at a time.
     #[allow(clippy::disallowed_methods)]
     async fn expire(&mut self) {
