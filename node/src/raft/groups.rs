@@ -143,6 +143,8 @@ pub(super) trait Peer: Send + Sync {
     /// Whether the group may stand for election here.
     fn let_stand(&self, may: bool);
     fn let_lead(&self, may: bool);
+    /// `Machine::purgeable`.
+    fn purgeable(&self) -> Option<u64>;
     fn status(&self) -> Status;
     fn leadership(&self) -> watch::Receiver<Leadership>;
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -507,6 +509,10 @@ impl<M: Machine> Peer for Inner<M> {
         if !may && !resigned {
             tracing::info!(group = %self.id, "does not lead on: it cannot read what only it may have");
         }
+    }
+
+    fn purgeable(&self) -> Option<u64> {
+        self.shared.machine.lock().purgeable()
     }
 
     fn take_over(
