@@ -231,10 +231,7 @@ impl<M: Machine> Group<M> {
     /// # Errors
     /// The group has stopped, or the log has. Trying again is safe.
     pub async fn checkpoint(&self) -> io::Result<()> {
-        let done = self.inner.raft.with_state_machine(|driver: &mut StateMachine<M>| {
-            Box::pin(async move { driver.checkpoint_now().await })
-        });
-        done.await.map_err(io::Error::other)?
+        self.inner.checkpoint().await
     }
 
     /// Purges the local log up to the newest checkpoint at or below what the machine says is trimmed.
@@ -291,6 +288,13 @@ fn forward_error(forward: &ForwardToLeader<Types>) -> ProposeError {
 }
 
 impl<M: Machine> Inner<M> {
+    pub(super) async fn checkpoint(&self) -> io::Result<()> {
+        let done = self.raft.with_state_machine(|driver: &mut StateMachine<M>| {
+            Box::pin(async move { driver.checkpoint_now().await })
+        });
+        done.await.map_err(io::Error::other)?
+    }
+
     pub(super) fn status(&self) -> Status {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

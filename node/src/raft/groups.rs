@@ -145,6 +145,8 @@ pub(super) trait Peer: Send + Sync {
     fn let_lead(&self, may: bool);
     /// `Machine::purgeable`.
     fn purgeable(&self) -> Option<u64>;
+    /// Checkpoints the state, if all that is applied may be purged.
+    fn checkpoint_if_purgeable(&self) -> BoxFuture<'_, io::Result<()>>;
     fn status(&self) -> Status;
     fn leadership(&self) -> watch::Receiver<Leadership>;
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -513,6 +515,16 @@ impl<M: Machine> Peer for Inner<M> {
 
     fn purgeable(&self) -> Option<u64> {
         self.shared.machine.lock().purgeable()
+    }
+
+    fn checkpoint_if_purgeable(&self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            let applied = *self.shared.applied.borrow();
+            match Peer::purgeable(self) >= applied {
+                true => self.checkpoint().await,
+                false => Ok(()),
+            }
+        })
     }
 
     fn take_over(

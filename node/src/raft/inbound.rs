@@ -241,10 +241,27 @@ impl Inbound {
     ) -> Result<wire::GroupCheckpoint, Status> {
         self.check_cluster(&message.cluster)?;
         let id = GroupId(message.group);
-        // While the group is not open, nothing but the purge point tells what is trimmed.
-        let purgeable = self.groups.peer(id).and_then(|group| group.purgeable());
-        let found = overtaken::serve(&self.groups.log(id), purgeable, message.index).await;
+        let found = self.checkpoint_that_covers(id, message.index).await;
         found.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    async fn checkpoint_that_covers(
+        &self,
+        id: GroupId,
+        index: u64,
+    ) -> std::io::Result<wire::GroupCheckpoint> {
+        let log = self.groups.log(id);
+        let Some(group) = self.groups.peer(id) else {
+            // Nothing but the purge point tells what is trimmed.
+            return overtaken::serve(&log, None, index).await;
+        };
+        let found = overtaken::serve(&log, group.purgeable(), index).await?;
+        if found.last.is_some() {
+            return Ok(found);
+        }
+        // A group that is idle, or that of the metadata, may not take one for long.
+        group.checkpoint_if_purgeable().await?;
+        overtaken::serve(&log, group.purgeable(), index).await
     }
 }
 

@@ -6,7 +6,7 @@
 //! leads, it goes on if they are committed: a majority has them, and the others may be damaged, too. If not,
 //! nobody else may have them, and it lets others lead. An entry is given up only where a peer shows that it
 //! was never committed, and only before consensus begins here.
-//! What nobody has to hold any longer may be nowhere: then, too only before consensus begins here, the group
+//! What nobody has to hold any longer may be nowhere: then, too, and only before consensus begins here, the group
 //! begins again at a peer's checkpoint (`overtaken`).
 //! Reads wait for a repair, up to their patience: to openraft a failed read is the end of the group.
 //! Must not know what is in an entry.
@@ -232,7 +232,8 @@ impl Mended {
         &self.log
     }
 
-    /// The group is open: whoever waits for a repair no longer holds up other groups.
+    /// The group is open: whoever waits for a repair no longer holds up other groups, and the log is consensus's
+    /// to change. To be called before any peer can reach the group.
     pub(super) fn set_open(&self) {
         self.is_open.store(true, Ordering::Relaxed);
     }
