@@ -132,15 +132,15 @@ async fn purge(group: &Group<Words>) {
 
 /// Who has purged the log.
 #[derive(Clone, Copy, PartialEq)]
-enum Purged {
-    ByTheOthers,
-    ByItself,
-    ByAll,
+enum PurgedBy {
+    TheOthers,
+    Itself,
+    All,
 }
 
 /// The third node stops; something rots there; the others go on. It opens the group again at the first or second
 /// attempt, knows all, and its log goes on.
-async fn comes_back(id: GroupId, purged: Purged, rots: &str) {
+async fn comes_back(id: GroupId, purged: PurgedBy, rots: &str) {
     let mut seats = seats().await;
     let mut running = Vec::new();
     for seat in &seats {
@@ -151,13 +151,13 @@ async fn comes_back(id: GroupId, purged: Purged, rots: &str) {
         groups.push(node.groups.open(id, Words::default(), &FOUNDERS).await.expect("opens"));
     }
     collect(&groups, 0..8).await;
-    if purged != Purged::ByTheOthers {
+    if purged != PurgedBy::TheOthers {
         purge(&groups[2]).await;
     }
     groups.pop();
     seats[2].stop(running.pop().expect("three")).await;
     collect(&groups, 8..12).await;
-    if purged != Purged::ByItself {
+    if purged != PurgedBy::Itself {
         purge(&groups[0]).await;
         purge(&groups[1]).await;
     }
@@ -187,25 +187,25 @@ async fn in_time(test: impl Future<Output = ()>) {
 
 #[tokio::test]
 async fn an_entry_that_rots_before_it_is_applied_need_not_be_held_by_anyone() {
-    in_time(comes_back(GroupId(7), Purged::ByTheOthers, "word 003")).await;
+    in_time(comes_back(GroupId(7), PurgedBy::TheOthers, "word 003")).await;
 }
 
 #[tokio::test]
 async fn nor_need_it_in_the_metadata_group_which_opens_at_once() {
-    in_time(comes_back(GroupId::META, Purged::ByTheOthers, "word 003")).await;
+    in_time(comes_back(GroupId::META, PurgedBy::TheOthers, "word 003")).await;
 }
 
 #[tokio::test]
 async fn a_purged_log_whose_checkpoint_rots_begins_at_a_peers() {
-    in_time(comes_back(GroupId(7), Purged::ByAll, "collected:")).await;
+    in_time(comes_back(GroupId(7), PurgedBy::All, "collected:")).await;
 }
 
 #[tokio::test]
 async fn so_does_that_of_the_metadata_group() {
-    in_time(comes_back(GroupId::META, Purged::ByAll, "collected:")).await;
+    in_time(comes_back(GroupId::META, PurgedBy::All, "collected:")).await;
 }
 
 #[tokio::test]
 async fn peers_that_are_not_purged_as_far_take_one_if_nothing_is_retained() {
-    in_time(comes_back(GroupId(7), Purged::ByItself, "collected:")).await;
+    in_time(comes_back(GroupId(7), PurgedBy::Itself, "collected:")).await;
 }
