@@ -21,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::wire::GroupCheckpoint;
 
 use super::convert::{self, Appended};
 use super::founding;
@@ -143,10 +144,8 @@ pub(super) trait Peer: Send + Sync {
     /// Whether the group may stand for election here.
     fn let_stand(&self, may: bool);
     fn let_lead(&self, may: bool);
-    /// `Machine::purgeable`.
-    fn purgeable(&self) -> Option<u64>;
-    /// Checkpoints the state, if all that is applied may be purged.
-    fn checkpoint_if_purgeable(&self) -> BoxFuture<'_, io::Result<()>>;
+    /// For a replica that needs one which covers `index`.
+    fn checkpoint_for(&self, index: u64) -> BoxFuture<'_, io::Result<GroupCheckpoint>>;
     fn status(&self) -> Status;
     fn leadership(&self) -> watch::Receiver<Leadership>;
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -513,18 +512,8 @@ impl<M: Machine> Peer for Inner<M> {
         }
     }
 
-    fn purgeable(&self) -> Option<u64> {
-        self.shared.machine.lock().purgeable()
-    }
-
-    fn checkpoint_if_purgeable(&self) -> BoxFuture<'_, io::Result<()>> {
-        Box::pin(async move {
-            let applied = *self.shared.applied.borrow();
-            match Peer::purgeable(self) >= applied {
-                true => self.checkpoint().await,
-                false => Ok(()),
-            }
-        })
+    fn checkpoint_for(&self, index: u64) -> BoxFuture<'_, io::Result<GroupCheckpoint>> {
+        Box::pin(self.checkpoint_that_covers(index))
     }
 
     fn take_over(

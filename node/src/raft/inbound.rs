@@ -241,27 +241,12 @@ impl Inbound {
     ) -> Result<wire::GroupCheckpoint, Status> {
         self.check_cluster(&message.cluster)?;
         let id = GroupId(message.group);
-        let found = self.checkpoint_that_covers(id, message.index).await;
-        found.map_err(|error| Status::unavailable(error.to_string()))
-    }
-
-    async fn checkpoint_that_covers(
-        &self,
-        id: GroupId,
-        index: u64,
-    ) -> std::io::Result<wire::GroupCheckpoint> {
-        let log = self.groups.log(id);
-        let Some(group) = self.groups.peer(id) else {
+        let found = match self.groups.peer(id) {
+            Some(group) => group.checkpoint_for(message.index).await,
             // Nothing but the purge point tells what is trimmed.
-            return overtaken::serve(&log, None, index).await;
+            None => overtaken::serve(&self.groups.log(id), None, message.index).await,
         };
-        let found = overtaken::serve(&log, group.purgeable(), index).await?;
-        if found.last.is_some() {
-            return Ok(found);
-        }
-        // A group that is idle, or that of the metadata, may not take one for long.
-        group.checkpoint_if_purgeable().await?;
-        overtaken::serve(&log, group.purgeable(), index).await
+        found.map_err(|error| Status::unavailable(error.to_string()))
     }
 }
 

@@ -9,7 +9,7 @@
 //! - The peer gives what a leader would send to a replica that lags (`snapshot::choose`). It was taken of an
 //!   applied state or installed as one, so all up to `at` is committed and the state is exact there; it lies at or
 //!   below what is trimmed, or is the peer's purge point, so none of the entries that go is retained. A peer
-//!   that is behind gives one that covers too little, and that is not asked for.
+//!   that is behind has one that covers too little, and that is not taken.
 //! - What this replica acked up to `at` is committed, and then the state has it, or it was replaced and counts
 //!   for nothing. What follows `at` in this log stays. If this log has another entry at `at`'s index,
 //!   that one is not committed and never will be, and neither is what follows it (what is committed has

@@ -1,5 +1,6 @@
 //! Groups of one member, whose machine refuses on demand.
 
+mod door;
 mod overtaken;
 
 use bytes::Bytes;

@@ -3,9 +3,9 @@
 use tokio_stream::wrappers::TcpListenerStream;
 use tristream_proto::wire::raft_server::RaftServer;
 
+use super::door::Door;
 use super::*;
 use crate::raft::Inbound;
-use crate::rpc::RaftService;
 
 /// Collects words. Whatever it has applied may be purged.
 #[derive(Default)]
@@ -68,7 +68,7 @@ async fn seats() -> Vec<Seat> {
         let (az, kinesis) = (format!("az-{node}"), String::new());
         members.push(Member { node, az, peer, kinesis });
         let (inbound, now) = watch::channel(None);
-        let service = RaftServer::new(RaftService::new(now));
+        let service = RaftServer::new(Door(now));
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(door)));
         let roster = Roster { cluster: "c".to_owned(), me: node, members: Vec::new() };
