@@ -15,11 +15,12 @@ use openraft::impls::ProgressResponder;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::wire::GroupCheckpoint;
 
 use super::repair::{Mended, READER_PATIENCE};
 use super::state_machine::{Shared, StateMachine};
 use super::types::{Command, LeaderId, Types};
-use super::{Leadership, Machine, ProposeError, Status};
+use super::{Leadership, Machine, ProposeError, Status, overtaken};
 use crate::disk::Room;
 use crate::log::{Entry, EntryId, GroupLog};
 
@@ -231,10 +232,7 @@ impl<M: Machine> Group<M> {
     /// # Errors
     /// The group has stopped, or the log has. Trying again is safe.
     pub async fn checkpoint(&self) -> io::Result<()> {
-        let done = self.inner.raft.with_state_machine(|driver: &mut StateMachine<M>| {
-            Box::pin(async move { driver.checkpoint_now().await })
-        });
-        done.await.map_err(io::Error::other)?
+        self.inner.checkpoint().await
     }
 
     /// Purges the local log up to the newest checkpoint at or below what the machine says is trimmed.
@@ -291,6 +289,26 @@ fn forward_error(forward: &ForwardToLeader<Types>) -> ProposeError {
 }
 
 impl<M: Machine> Inner<M> {
+    /// For a replica that needs a checkpoint which covers `index`.
+    pub(super) async fn checkpoint_that_covers(&self, index: u64) -> io::Result<GroupCheckpoint> {
+        let purgeable = || self.shared.machine.lock().purgeable();
+        let found = overtaken::serve(&self.log, purgeable(), index).await?;
+        let applied = *self.shared.applied.borrow();
+        // A group that is idle, or that of the metadata, may not take one for long.
+        if found.last.is_none() && purgeable() >= applied && applied >= Some(index) {
+            self.checkpoint().await?;
+            return overtaken::serve(&self.log, purgeable(), index).await;
+        }
+        Ok(found)
+    }
+
+    async fn checkpoint(&self) -> io::Result<()> {
+        let done = self.raft.with_state_machine(|driver: &mut StateMachine<M>| {
+            Box::pin(async move { driver.checkpoint_now().await })
+        });
+        done.await.map_err(io::Error::other)?
+    }
+
     pub(super) fn status(&self) -> Status {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

@@ -21,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tristream_proto::domain::{GroupId, NodeId};
+use tristream_proto::wire::GroupCheckpoint;
 
 use super::convert::{self, Appended};
 use super::founding;
@@ -143,6 +144,8 @@ pub(super) trait Peer: Send + Sync {
     /// Whether the group may stand for election here.
     fn let_stand(&self, may: bool);
     fn let_lead(&self, may: bool);
+    /// For a replica that needs one which covers `index`.
+    fn checkpoint_for(&self, index: u64) -> BoxFuture<'_, io::Result<GroupCheckpoint>>;
     fn status(&self) -> Status;
     fn leadership(&self) -> watch::Receiver<Leadership>;
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -507,6 +510,10 @@ impl<M: Machine> Peer for Inner<M> {
         if !may && !resigned {
             tracing::info!(group = %self.id, "does not lead on: it cannot read what only it may have");
         }
+    }
+
+    fn checkpoint_for(&self, index: u64) -> BoxFuture<'_, io::Result<GroupCheckpoint>> {
+        Box::pin(self.checkpoint_that_covers(index))
     }
 
     fn take_over(

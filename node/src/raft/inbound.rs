@@ -18,7 +18,7 @@ use super::groups::Groups;
 use super::peer_stream::{FORMAT, IN_FLIGHT_MAX};
 use super::snapshot::{SnapshotMetaOf, SnapshotOf};
 use super::types::Types;
-use super::{convert, groups, liveness, repair};
+use super::{convert, groups, liveness, overtaken, repair};
 use crate::tasks::Kind;
 
 /// Answers of all sessions of one stream that wait to be sent.
@@ -232,6 +232,21 @@ impl Inbound {
         // Of the log and not of the group: it may not be open yet, for want of an entry of ours.
         let log = self.groups.log(GroupId(message.group));
         Ok(repair::serve(&log, &message.indexes).await)
+    }
+
+    /// A replica cannot go on from its own log.
+    pub async fn fetch_checkpoint(
+        &self,
+        message: wire::GroupPosition,
+    ) -> Result<wire::GroupCheckpoint, Status> {
+        self.check_cluster(&message.cluster)?;
+        let id = GroupId(message.group);
+        let found = match self.groups.peer(id) {
+            Some(group) => group.checkpoint_for(message.index).await,
+            // Nothing but the purge point tells what is trimmed.
+            None => overtaken::serve(&self.groups.log(id), None, message.index).await,
+        };
+        found.map_err(|error| Status::unavailable(error.to_string()))
     }
 }
 

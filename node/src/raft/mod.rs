@@ -20,6 +20,7 @@ mod inbound;
 mod liveness;
 mod log_store;
 mod network;
+mod overtaken;
 mod peer_stream;
 mod repair;
 mod snapshot;

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -30,6 +31,7 @@ use super::repair::Given;
 use super::snapshot::SnapshotOf;
 use super::types::{RaftVote, Types};
 use crate::disk::Room;
+use crate::log::EntryId;
 use crate::net::Peers;
 use crate::roster::Roster;
 use crate::tasks::Tasks;
@@ -197,6 +199,21 @@ impl Connection {
         let entries = answer.entries.into_iter().map(convert::from_wire_log_entry);
         let entries = entries.collect::<std::io::Result<_>>().map_err(unreachable)?;
         Ok(Given { entries, ids, committed })
+    }
+
+    /// A checkpoint of `to` that covers `index`: its last entry, and the state. It goes the way of bulk.
+    pub(super) async fn fetch_checkpoint(
+        &self,
+        index: u64,
+        deadline: Duration,
+    ) -> Result<Option<(EntryId, Bytes)>, RpcError> {
+        let cluster = self.transport.cluster.clone();
+        let message = wire::GroupPosition { group: self.group.0, cluster, index };
+        let mut client = RaftClient::new(self.way()?.bulk.clone())
+            .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+        let answer = call(deadline, client.fetch_checkpoint(message)).await?;
+        let last = answer.last.as_ref().map(convert::from_wire_id);
+        Ok(last.map(|last| (convert::entry_id(&last), answer.state)))
     }
 
     fn vote_message(&self, request: &VoteRequest<Types>) -> wire::GroupVote {

@@ -6,6 +6,8 @@
 //! leads, it goes on if they are committed: a majority has them, and the others may be damaged, too. If not,
 //! nobody else may have them, and it lets others lead. An entry is given up only where a peer shows that it
 //! was never committed, and only before consensus begins here.
+//! What nobody has to hold any longer may be nowhere: then, too, and only before consensus begins here, the group
+//! begins again at a peer's checkpoint (`overtaken`).
 //! Reads wait for a repair, up to their patience: to openraft a failed read is the end of the group.
 //! Must not know what is in an entry.
 
@@ -23,9 +25,9 @@ use tristream_proto::domain::limits::REPLICATION_BYTES_TARGET;
 use tristream_proto::domain::{GroupId, NodeId};
 use tristream_proto::wire;
 
-use super::convert;
 use super::groups::Groups;
 use super::network::{Connection, Transport};
+use super::{convert, overtaken};
 use crate::log::{Entry, EntryId, Faulty, GroupLog, Log};
 
 /// How often damaged entries are looked for; scrubbing finds them at about this pace.
@@ -34,6 +36,8 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) const ENTRIES_MAX: usize = 64;
 /// How long a peer's answer is waited for.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a peer's checkpoint is waited for.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two attempts of one read.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Groups that are repaired at a time.
@@ -97,7 +101,9 @@ impl Repair {
                 |index: u64| given.ids.iter().chain(&given.committed).find(|id| id.index == index);
             let void = indexes.iter().copied().find(|&index| {
                 let here = log.id(index);
-                here.is_some_and(|here| is_void(here, there(index).copied(), given.committed))
+                let is_known = self.are_committed(group, &[index]);
+                let is_void = |here| is_void(here, there(index).copied(), given.committed);
+                !is_known && here.is_some_and(is_void)
             });
             if let Some(index) = void {
                 log.truncate_after(index.checked_sub(1)).await?;
@@ -109,6 +115,33 @@ impl Repair {
             }
         }
         Ok(indexes.len() < asked)
+    }
+
+    /// Begins the group's log again at the checkpoint of a peer's that covers `index`, if one has such a
+    /// checkpoint. Only while nobody else changes the log.
+    async fn begin_again(&self, group: GroupId, index: u64) -> io::Result<bool> {
+        for &peer in &self.others {
+            let connection = Connection::new(self.transport.clone(), group, peer);
+            let (at, state) = match connection.fetch_checkpoint(index, CHECKPOINT_TIMEOUT).await {
+                Ok(Some(given)) if given.0.index >= index => given,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::debug!(%group, %peer, %error, "cannot fetch a checkpoint");
+                    continue;
+                }
+            };
+            match overtaken::begin_at(&self.log.group(group), at, state).await {
+                Ok(()) => {
+                    tracing::warn!(%group, index, ?at, from = %peer, "damaged, and trimmed meanwhile: began again at a peer's checkpoint");
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::warn!(%group, ?at, %peer, %error, "cannot begin at a peer's checkpoint");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     /// What a peer has of these entries.
@@ -199,7 +232,8 @@ impl Mended {
         &self.log
     }
 
-    /// The group is open: whoever waits for a repair no longer holds up other groups.
+    /// The group is open: whoever waits for a repair no longer holds up other groups, and the log is consensus's
+    /// to change. To be called before any peer can reach the group.
     pub(super) fn set_open(&self) {
         self.is_open.store(true, Ordering::Relaxed);
     }
@@ -221,17 +255,27 @@ impl Mended {
 
     /// Reads what is not known to be committed: what is damaged there is repaired, or dropped if it
     /// never was committed. Nobody may hold it then, and whoever leads cannot replace it before the group
-    /// is open here. To be called before consensus begins.
+    /// is open here. What was trimmed meanwhile is replaced by a peer's checkpoint. To be called before consensus
+    /// begins.
+    ///
+    /// Of the metadata group everything is read: what keeps it from opening ends the node.
     pub(super) async fn settle(&self) -> io::Result<()> {
         let until = Instant::now() + self.patience();
         let state = self.log.state();
-        let mut next = state.committed.max(state.purged).map_or(0, |id| id.index + 1);
+        let known = if self.group.is_meta() { None } else { state.committed };
+        let mut next = known.max(state.purged).map_or(0, |id| id.index + 1);
         loop {
             let Err(error) = self.read_on(&mut next).await else { return Ok(()) };
             let Some(Faulty { index, .. }) = Faulty::of(&error) else { return Err(error) };
             let damaged = self.damaged_from(index);
+            let change = async {
+                Ok::<_, io::Error>(
+                    self.repair.mend_or_drop(self.group, damaged).await?
+                        || self.repair.begin_again(self.group, index).await?,
+                )
+            };
             let changed = tokio::select! {
-                changed = self.repair.mend_or_drop(self.group, damaged) => changed?,
+                changed = change => changed?,
                 () = self.closing.cancelled() => return Err(error),
             };
             if !changed {
@@ -246,13 +290,38 @@ impl Mended {
     /// Reads from `next` to the end of the log, as far as it is intact.
     async fn read_on(&self, next: &mut u64) -> io::Result<()> {
         loop {
+            let purged = self.log.state().purged;
+            *next = purged.map_or(0, |purged| purged.index + 1).max(*next);
             let entries = self.log.read(*next..u64::MAX, REPLICATION_BYTES_TARGET).await?;
             let Some(last) = entries.last() else { return Ok(()) };
             *next = last.id.index + 1;
         }
     }
 
+    /// Begins the log again at a peer's checkpoint, for this log is purged and its own cannot be read.
+    /// Waits for one; gives back `lost` when none came. To be called before consensus begins.
+    pub(super) async fn replace_checkpoint(&self, lost: io::Error) -> io::Result<()> {
+        let until = Instant::now() + self.patience();
+        let Some(purged) = self.log.state().purged else { return Err(lost) };
+        loop {
+            let is_replaced = tokio::select! {
+                is_replaced = self.repair.begin_again(self.group, purged.index) => is_replaced?,
+                () = self.closing.cancelled() => return Err(lost),
+            };
+            if is_replaced {
+                return Ok(());
+            }
+            if self.repair.others.is_empty() || Instant::now() >= until {
+                return Err(lost);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
     /// `GroupLog::read`. Damage is repaired first, if that takes no longer than `patience`.
+    ///
+    /// If the group is not open yet and what is damaged was trimmed meanwhile, the log begins again at a
+    /// peer's checkpoint. The read fails all the same, and so does the opening: it is another log now.
     pub(super) async fn read(
         &self,
         range: Range<u64>,
@@ -267,15 +336,21 @@ impl Mended {
             };
             let Some(Faulty { index, .. }) = Faulty::of(&error) else { return Err(error) };
             let mend = async {
-                if self.repair.mend(self.group, self.damaged_from(index)).await == 0 {
-                    sleep(PAUSE).await;
+                if self.repair.mend(self.group, self.damaged_from(index)).await > 0 {
+                    return Ok(false);
                 }
+                let is_open = self.is_open.load(Ordering::Relaxed);
+                if !is_open && self.repair.begin_again(self.group, index).await? {
+                    return Ok(true);
+                }
+                sleep(PAUSE).await;
+                Ok::<_, io::Error>(false)
             };
-            tokio::select! {
-                () = mend => {}
+            let began_again = tokio::select! {
+                began_again = mend => began_again?,
                 () = self.closing.cancelled() => return Err(error),
-            }
-            if Instant::now() >= until {
+            };
+            if began_again || Instant::now() >= until {
                 return Err(error);
             }
         }

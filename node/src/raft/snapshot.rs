@@ -42,6 +42,21 @@ pub(super) async fn read(log: &GroupLog, purgeable: Option<u64>) -> io::Result<O
     Err(io::Error::other("the log is purged faster than its checkpoints can be read"))
 }
 
+/// Whether there is a snapshot; damaged ones are not told of again.
+pub(super) async fn is_readable(log: &GroupLog, purgeable: Option<u64>) -> io::Result<bool> {
+    while let Some(id) = choose(log, purgeable) {
+        match log.read_checkpoint(id).await {
+            Ok(Some(_)) => return Ok(true),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "looking for an older checkpoint");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
 /// Names the snapshot of the moment; it is in the log already.
 pub(super) struct Builder<M> {
     pub(super) log: GroupLog,

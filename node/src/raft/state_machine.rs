@@ -46,9 +46,12 @@ impl<M: Machine> StateMachine<M> {
         mended: &Mended,
     ) -> io::Result<(StateMachine<M>, Arc<Shared<M>>)> {
         let log = mended.log().clone();
-        let (applied, membership) = match machine.wants_durable() {
-            true => restore_own(&mut machine, mended).await?,
-            false => restore_checkpoint(&mut machine, &log).await?,
+        let (applied, membership) = loop {
+            match restore_here(&mut machine, mended).await {
+                Ok(restored) => break restored,
+                Err(error) if is_lost(&error) => mended.replace_checkpoint(error).await?,
+                Err(error) => return Err(error),
+            }
         };
         let shared = Arc::new(Shared {
             machine: Mutex::new(machine),
@@ -96,6 +99,37 @@ impl<M: Machine> StateMachine<M> {
     }
 }
 
+/// The log is purged, and no checkpoint is left with which it could be begun here or elsewhere.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the log was purged and no checkpoint can be read")]
+struct Lost;
+
+fn lost() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, Lost)
+}
+
+fn is_lost(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Lost>())
+}
+
+/// From what this node has.
+async fn restore_here<M: Machine>(
+    machine: &mut M,
+    mended: &Mended,
+) -> io::Result<(Option<EntryId>, RaftMembership)> {
+    let log = mended.log();
+    let restored = match machine.wants_durable() {
+        true => restore_own(machine, mended).await?,
+        false => restore_checkpoint(machine, log).await?,
+    };
+    // A newer one may have done for the machine; openraft wants one for the replicas that lag.
+    let is_purged = log.state().purged.is_some();
+    if is_purged && !snapshot::is_readable(log, machine.purgeable()).await? {
+        return Err(lost());
+    }
+    Ok(restored)
+}
+
 /// A machine that persists itself says where it stands. If its log does not hold that entry (any more),
 /// it starts again from the newest checkpoint or from nothing. Its membership is the last one in the log
 /// up to there, or else that of the purge point.
@@ -117,8 +151,11 @@ async fn restore_own<M: Machine>(
     };
     let mut membership = match state.purged {
         Some(purged) => {
-            let missing = || convert::bad("the log was purged without a checkpoint");
-            let bytes = log.read_checkpoint(purged).await?.ok_or_else(missing)?;
+            let bytes = match log.read_checkpoint(purged).await {
+                Ok(bytes) => bytes.ok_or_else(lost)?,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(lost()),
+                Err(error) => return Err(error),
+            };
             convert::decode_checkpoint(bytes)?.0
         }
         None => RaftMembership::default(),
@@ -160,7 +197,7 @@ async fn restore_checkpoint<M: Machine>(
         let Some(applied) = state.checkpoint else {
             return match state.purged {
                 None => Ok((None, RaftMembership::default())),
-                Some(_) => Err(convert::bad("the log was purged and no checkpoint can be read")),
+                Some(_) => Err(lost()),
             };
         };
         match log.read_checkpoint(applied).await {

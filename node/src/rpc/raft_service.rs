@@ -73,6 +73,13 @@ impl Raft for RaftService {
         Ok(Response::new(self.inbound()?.fetch_entries(request.into_inner()).await?))
     }
 
+    async fn fetch_checkpoint(
+        &self,
+        request: Request<wire::GroupPosition>,
+    ) -> Result<Response<wire::GroupCheckpoint>, Status> {
+        Ok(Response::new(self.inbound()?.fetch_checkpoint(request.into_inner()).await?))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<wire::GroupTransfer>,

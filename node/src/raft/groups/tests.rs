@@ -1,5 +1,8 @@
 //! Groups of one member, whose machine refuses on demand.
 
+mod door;
+mod overtaken;
+
 use bytes::Bytes;
 
 use super::*;
@@ -42,6 +45,17 @@ async fn groups(tasks: &Tasks) -> Groups {
 }
 
 async fn groups_on(disk: &SimulatedDisk, tasks: &Tasks) -> Groups {
+    let me = Member {
+        node: NodeId(1),
+        az: "az-a".to_owned(),
+        peer: "127.0.0.1:1".to_owned(),
+        kinesis: String::new(),
+    };
+    let roster = Roster { cluster: "c".to_owned(), me: NodeId(1), members: vec![me] };
+    groups_of(disk, &roster, tasks).await
+}
+
+async fn groups_of(disk: &SimulatedDisk, roster: &Roster, tasks: &Tasks) -> Groups {
     let config = log::Config {
         segment_bytes: 1 << 20,
         tail_bytes: 1 << 20,
@@ -50,22 +64,15 @@ async fn groups_on(disk: &SimulatedDisk, tasks: &Tasks) -> Groups {
     };
     let (disk, metrics) = (Arc::new(disk.clone()), Arc::new(Metrics::new()));
     let log = Log::open(config, disk, Arc::new(OsEntropy), tasks.clone(), metrics.clone()).await;
-    let me = Member {
-        node: NodeId(1),
-        az: "az-a".to_owned(),
-        peer: "127.0.0.1:1".to_owned(),
-        kinesis: String::new(),
-    };
-    let roster = Roster { cluster: "c".to_owned(), me: NodeId(1), members: vec![me] };
     let net: Arc<dyn Net> = Arc::new(TcpNet);
-    let peers = Peers::new(&net, &roster).expect("peers");
+    let peers = Peers::new(&net, roster).expect("peers");
     let config = Config {
         heartbeat: Duration::from_millis(50),
         election_timeout_min: Duration::from_millis(200),
         election_timeout_max: Duration::from_millis(300),
     };
     let log = log.expect("an empty log opens");
-    Groups::new(&config, log, &peers, &roster, &OsEntropy, tasks.clone(), metrics).expect("groups")
+    Groups::new(&config, log, &peers, roster, &OsEntropy, tasks.clone(), metrics).expect("groups")
 }
 
 /// Opens a group of one, lets it count one command, and gives it one it does not know.

@@ -96,6 +96,13 @@ impl Raft for Seen {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn fetch_checkpoint(
+        &self,
+        _: Request<wire::GroupPosition>,
+    ) -> Result<Response<wire::GroupCheckpoint>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn install_snapshot(
         &self,
         _: Request<wire::GroupSnapshot>,
