@@ -1,4 +1,4 @@
-//! Which bits of a node's log may rot: those of entries, in segments that have a footer, and footers.
+//! Which bits of a node's log may rot: those of entries, in segments that have a whole footer, and footers.
 //!
 //! | what | drawn | because |
 //! |---|---|---|
@@ -6,6 +6,7 @@
 //! | a footer | yes, but not in a run in which heads rot | it is made again from the blocks |
 //! | header of a segment or block, a vote, a list of retired batches, a checkpoint | no | the node refuses to start, and there is no way to replace it |
 //! | anything in a segment without a footer | no | the same; and what lies last of all is cut like a torn tail |
+//! | the same where the power failed while the footer was written, so that part of it is there | no | it is made again from the blocks, heads and all |
 //!
 //! Reads the log's files by what `log/segment/` and `log/frame.rs` of the node say of them. Pure. Must not know which
 //! node rots, or when.
@@ -19,6 +20,11 @@ const HEAD: usize = 64;
 const TRAILER_MAGIC: &[u8] = b"TSLOGEND";
 const BLOCK_MAGIC: &[u8] = b"TSLB";
 const TAG_ENTRY: u8 = 1;
+/// What a group, a mark, a span of leaders and an entry take in a footer.
+const GROUP: usize = 72;
+const MARK: usize = 72;
+const SPAN: usize = 24;
+const ENTRY: usize = 8;
 
 /// Ranges of bytes of one segment, by what lies there.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,6 +47,9 @@ fn rottable_of(number: u64, segment: &[u8]) -> Option<Rottable> {
         return None;
     }
     let blocks_end = usize::try_from(u64_at(segment, trailer + 24)?).ok()?;
+    if !is_whole(segment, trailer, blocks_end)? {
+        return None;
+    }
     let mut found = Rottable::default();
     let mut at = ALIGN;
     while at < blocks_end {
@@ -63,6 +72,20 @@ fn rottable_of(number: u64, segment: &[u8]) -> Option<Rottable> {
     Some(found)
 }
 
+/// Whether the footer that the trailer tells of is there, to the last byte.
+fn is_whole(segment: &[u8], trailer: usize, footer: usize) -> Option<bool> {
+    let salt = u32_at(segment, 12)?;
+    let entries = usize::try_from(u64_at(segment, trailer + 32)?).ok()?;
+    let of = |at: usize, bytes: usize| Some(u32_at(segment, trailer + at)? as usize * bytes);
+    let directory = of(40, GROUP)? + of(44, MARK)? + of(48, SPAN)?;
+    let parts = [(52, footer, directory), (56, footer + directory, entries.checked_mul(ENTRY)?)];
+    let whole = |(crc, from, len): (usize, usize, usize)| {
+        let bytes = segment.get(from..from.checked_add(len)?)?;
+        Some(crc32c::crc32c_append(salt, bytes) == u32_at(segment, trailer + crc)?)
+    };
+    Some(parts.into_iter().all(|part| whole(part) == Some(true)))
+}
+
 fn range(at: usize, len: usize) -> Range<u64> {
     at as u64..(at + len) as u64
 }
@@ -79,7 +102,9 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// One block of an entry of 5,000 bytes and a vote, and a footer.
+    const SALT: u32 = 9;
+
+    /// One block of an entry of 5,000 bytes and a vote, and a footer of a group, a mark and an entry.
     fn segment() -> Vec<u8> {
         let mut bytes = vec![0; 6 * ALIGN];
         let block = ALIGN;
@@ -96,6 +121,14 @@ mod tests {
         put(5 * ALIGN, TRAILER_MAGIC);
         put(5 * ALIGN + 8, &7_u64.to_le_bytes());
         put(5 * ALIGN + 24, &(3 * ALIGN as u64).to_le_bytes());
+        put(12, &SALT.to_le_bytes());
+        put(3 * ALIGN, &[5; GROUP + MARK]);
+        put(3 * ALIGN + GROUP + MARK, &[6; ENTRY]);
+        put(5 * ALIGN + 32, &1_u64.to_le_bytes());
+        put(5 * ALIGN + 40, &1_u32.to_le_bytes());
+        put(5 * ALIGN + 44, &1_u32.to_le_bytes());
+        put(5 * ALIGN + 52, &crc32c::crc32c_append(SALT, &[5; GROUP + MARK]).to_le_bytes());
+        put(5 * ALIGN + 56, &crc32c::crc32c_append(SALT, &[6; ENTRY]).to_le_bytes());
         bytes
     }
 
@@ -120,5 +153,14 @@ mod tests {
         let mut broken = segment();
         broken[ALIGN] = 0;
         assert_eq!(rottable(7, &broken), Rottable::default(), "no block there");
+        for torn in [3 * ALIGN, 3 * ALIGN + GROUP + MARK] {
+            let mut broken = segment();
+            broken[torn] = 0;
+            assert_eq!(
+                rottable(7, &broken),
+                Rottable::default(),
+                "a part of the footer is not there"
+            );
+        }
     }
 }
