@@ -6,8 +6,8 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
-use tristream_client::Options;
 use tristream_client::domain::Effect;
+use tristream_client::{Error, Options};
 use tristream_cluster_tests::in_process::load::{Fate, Load, put};
 use tristream_cluster_tests::in_process::reading::{
     check_prefix, judge, kinesis, read_all, read_whole,
@@ -188,4 +188,59 @@ async fn links_that_break_all_the_time_lose_and_repeat_nothing() -> anyhow::Resu
         whole
     })
     .await
+}
+
+/// A node slept through the end of a stream and the creation of its successor; it is asked to change the
+/// stream while it is still cut off, and comes back before it gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_does_not_deny_the_stream_of_a_name_that_it_slept_through()
+-> anyhow::Result<()> {
+    let cluster = Cluster::start(Storage::Simulated).await?;
+    cluster.create_stream(STREAM, 1).await?;
+    let asks = [
+        (
+            "UpdateShardCount",
+            json!({
+                "StreamName": STREAM, "TargetShardCount": 2, "ScalingType": "UNIFORM_SCALING",
+            }),
+        ),
+        ("DeleteStream", json!({ "StreamName": STREAM })),
+    ];
+    let sleeper = 2;
+    let name = STREAM.parse()?;
+    for (operation, body) in asks {
+        wait_until("the node knows the stream", async || {
+            active_at(cluster.kinesis(sleeper), STREAM).await.unwrap_or(false)
+        })
+        .await?;
+        cluster.wires().isolate(sleeper);
+        let others = cluster.client(&[0, 1], Options::default())?;
+        others.delete_stream(&name).await?;
+        wait_until("the stream is gone", async || {
+            matches!(others.describe_stream(&name).await, Err(Error::StreamNotFound(_)))
+        })
+        .await?;
+        others.create_stream(&name, Some(1)).await?;
+        wait_until("its successor is active", async || {
+            active_at(cluster.kinesis(0), STREAM).await.unwrap_or(false)
+        })
+        .await?;
+
+        let asked = kinesis(cluster.kinesis(sleeper), operation, &body, Duration::from_secs(30));
+        let healed = async {
+            // The node has given up to learn what is new, if it ever does, and looks for the leader.
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            cluster.wires().rejoin(sleeper);
+        };
+        let (answer, ()) = tokio::join!(asked, healed);
+        let answer = answer?;
+        ensure!(answer.status == 200 || answer.status >= 500, "{operation}: {answer:?}");
+    }
+    Ok(())
+}
+
+async fn active_at(address: &str, stream: &str) -> anyhow::Result<bool> {
+    let body = json!({ "StreamName": stream });
+    let answer = kinesis(address, "DescribeStreamSummary", &body, Duration::from_secs(5)).await?;
+    Ok(answer.body["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE")
 }

@@ -12,19 +12,16 @@ use super::{Api, Error, shapes};
 use crate::metadata::{Stream, StreamMode, StreamStatus, View};
 use crate::router;
 
-/// A stream whose shards the caller may change, and the view that says so.
+/// A stream as a change must know it, and the confirmed view that has it.
 pub(super) struct Changeable {
     pub(super) view: Arc<View>,
     pub(super) stream: Arc<Stream>,
 }
 
 impl Changeable {
-    /// The stream when it is provisioned and ACTIVE.
+    /// The stream when its shards may be changed: it is provisioned and ACTIVE.
     pub(super) async fn find(api: &Api, name: &StreamName) -> Result<Changeable, Error> {
-        let fresh = api.streams.fresh_view().await;
-        let stream = fresh.find(name)?;
-        let view = fresh.view;
-        let stream = stream.ok_or_else(|| api.no_such_stream(name.as_str()))?;
+        let Changeable { view, stream } = api.newest(name).await?;
         if stream.mode == StreamMode::OnDemand {
             return Err(on_demand(api, name));
         }
@@ -73,6 +70,14 @@ fn not_eligible(api: &Api, stream: &StreamName, shard: ShardId) -> Error {
 }
 
 impl Api {
+    /// The stream by a view that has everything that was answered before: for changing it.
+    pub(super) async fn newest(&self, name: &StreamName) -> Result<Changeable, Error> {
+        let view = self.streams.confirmed_view().await?;
+        let stream = view.streams.get(name).cloned();
+        let stream = stream.ok_or_else(|| self.no_such_stream(name.as_str()))?;
+        Ok(Changeable { view, stream })
+    }
+
     /// The stream is in no state for the operation.
     pub(super) fn not_active(&self, stream: &StreamName, status: StreamStatus) -> Error {
         let (stream, account) = (stream.clone(), self.account.clone());
@@ -90,12 +95,11 @@ impl Api {
         match error {
             router::Error::StreamNotFound(name) => self.no_such_stream(name),
             router::Error::NotActive(_) => {
-                let fresh = self.streams.fresh_view().await;
-                match fresh.view.streams.get(stream).map(|stream| stream.status) {
-                    None => self.no_such_stream(stream.as_str()),
+                match self.newest(stream).await.map(|found| found.stream.status) {
+                    Err(error) => error,
                     // Another change was quicker, and is done already.
-                    Some(StreamStatus::Active) => self.not_active(stream, StreamStatus::Updating),
-                    Some(status) => self.not_active(stream, status),
+                    Ok(StreamStatus::Active) => self.not_active(stream, StreamStatus::Updating),
+                    Ok(status) => self.not_active(stream, status),
                 }
             }
             router::Error::OnDemand(_) => on_demand(self, stream),

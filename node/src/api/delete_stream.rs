@@ -16,11 +16,11 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
     checks.finish()?;
 
     let name = address.resolve(api)?;
-    let stream = api.described(&name).await?;
+    let stream = api.newest(&name).await?.stream;
     if stream.status == StreamStatus::Deleting {
         return Err(api.not_active(&name, stream.status));
     }
-    match api.streams.delete_stream(&name, CONTROL_DEADLINE).await {
+    match api.streams.delete_stream(&stream, CONTROL_DEADLINE).await {
         Ok(()) => Ok(Reply::default()),
         Err(router::Error::StreamNotFound(name)) => Err(api.no_such_stream(name)),
         Err(other) => Err(other.into()),

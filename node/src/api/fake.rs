@@ -370,6 +370,14 @@ impl Streams for Fake {
         soon(Fresh { view, is_confirmed: !state.cut_off })
     }
 
+    fn confirmed_view(&self) -> BoxFuture<'_, Result<Arc<View>, Error>> {
+        let state = self.state.lock();
+        soon(match state.cut_off {
+            true => Err(Error::Unavailable("no quorum".to_owned())),
+            false => Ok(Arc::new(state.view.clone())),
+        })
+    }
+
     fn stream<'a>(
         &'a self,
         name: &'a StreamName,
@@ -385,10 +393,10 @@ impl Streams for Fake {
 
     fn delete_stream<'a>(
         &'a self,
-        name: &'a StreamName,
+        stream: &'a Stream,
         _: Duration,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        self.set_status(name.as_str(), StreamStatus::Deleting);
+        self.set_status(stream.name.as_str(), StreamStatus::Deleting);
         soon(Ok(()))
     }
 

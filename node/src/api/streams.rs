@@ -9,7 +9,7 @@ use tristream_proto::domain::{
 };
 use tristream_proto::wire::ClusterStatusResponse;
 
-use crate::metadata::{Stream, StreamMode};
+use crate::metadata::{Stream, StreamMode, View};
 use crate::router::{Error, Fresh, NewStream, Router};
 use crate::shard::Page;
 
@@ -17,6 +17,8 @@ use crate::shard::Page;
 pub trait Streams: Send + Sync + 'static {
     /// See [`Router::fresh_view`].
     fn fresh_view(&self) -> BoxFuture<'_, Fresh>;
+    /// See [`Router::confirmed_view`].
+    fn confirmed_view(&self) -> BoxFuture<'_, Result<Arc<View>, Error>>;
     /// See [`Router::stream`].
     fn stream<'a>(
         &'a self,
@@ -31,7 +33,7 @@ pub trait Streams: Send + Sync + 'static {
     /// See [`Router::delete_stream`].
     fn delete_stream<'a>(
         &'a self,
-        name: &'a StreamName,
+        stream: &'a Stream,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<(), Error>>;
     /// See [`Router::put`].
@@ -94,6 +96,10 @@ impl Streams for Router {
         Box::pin(Router::fresh_view(self))
     }
 
+    fn confirmed_view(&self) -> BoxFuture<'_, Result<Arc<View>, Error>> {
+        Box::pin(Router::confirmed_view(self))
+    }
+
     fn stream<'a>(
         &'a self,
         name: &'a StreamName,
@@ -111,10 +117,10 @@ impl Streams for Router {
 
     fn delete_stream<'a>(
         &'a self,
-        name: &'a StreamName,
+        stream: &'a Stream,
         deadline: Duration,
     ) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(Router::delete_stream(self, name, deadline))
+        Box::pin(Router::delete_stream(self, stream, deadline))
     }
 
     fn put<'a>(

@@ -29,7 +29,7 @@ pub(super) async fn run(api: &Api, mut input: Members) -> Result<Reply, Error> {
     if warm_throughput.is_some_and(|mib| mib > 0) {
         return Err(shapes::no_warm_throughput());
     }
-    let stream = api.described(&name).await?;
+    let stream = api.newest(&name).await?.stream;
     let serves = matches!(stream.status, StreamStatus::Active | StreamStatus::Updating);
     if serves && stream.mode == mode {
         // Terraform asks for the mode that is set, at any time.

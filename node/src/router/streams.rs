@@ -17,6 +17,8 @@ use crate::raft::ProposeError;
 
 /// How long a fresh view may take before the local one has to do.
 const FRESH_TIME: Duration = Duration::from_millis(500);
+/// How long a change waits for a view that is confirmed: failover takes less.
+const CONFIRM_TIME: Duration = Duration::from_secs(2);
 
 /// The newest view that this node could get.
 #[derive(Clone, Debug)]
@@ -53,7 +55,26 @@ impl Router {
     /// A view that has everything that was answered before this call; the local one when no quorum
     /// answers in time.
     pub async fn fresh_view(&self) -> Fresh {
-        let until = Instant::now() + FRESH_TIME;
+        self.fresh_view_within(FRESH_TIME).await
+    }
+
+    /// A view that has everything that was answered before this call: to change a stream by. A change
+    /// names the incarnation that its view has, and is told "not found" where there is another one by now;
+    /// by an older view, that would deny a stream that is there.
+    ///
+    /// # Errors
+    /// No quorum of the metadata answered in time. Nothing happened; trying again is safe.
+    pub async fn confirmed_view(&self) -> Result<Arc<View>, Error> {
+        let fresh = self.fresh_view_within(CONFIRM_TIME).await;
+        if !fresh.is_confirmed {
+            let why = "no quorum of the metadata says which streams there are";
+            return Err(Error::Unavailable(why.to_owned()));
+        }
+        Ok(fresh.view)
+    }
+
+    async fn fresh_view_within(&self, time: Duration) -> Fresh {
+        let until = Instant::now() + time;
         let nodes = self.inner.roster.ids();
         let is_confirmed = match self.barrier(GroupId::META, &nodes, until).await {
             Ok(index) => {
@@ -103,17 +124,14 @@ impl Router {
         self.change(command, name, deadline).await
     }
 
-    /// Begins to delete a stream and waits until this node's view says so.
-    pub async fn delete_stream(&self, name: &StreamName, deadline: Duration) -> Result<(), Error> {
-        let Some(stream) = self.fresh_view().await.find(name)? else {
-            return Err(Error::StreamNotFound(name.clone()));
-        };
+    /// Begins to delete a stream, of a confirmed view, and waits until this node's view says so.
+    pub async fn delete_stream(&self, stream: &Stream, deadline: Duration) -> Result<(), Error> {
         let incarnation = Some(stream.incarnation);
-        let command = Command::DeleteStream { name: name.clone(), incarnation };
-        self.change(command, name.clone(), deadline).await
+        let command = Command::DeleteStream { name: stream.name.clone(), incarnation };
+        self.change(command, stream.name.clone(), deadline).await
     }
 
-    /// Begins to split a shard so that the second child begins at `at`; the stream is UPDATING until it
+    /// Begins to split a shard of a stream, of a confirmed view as for every change, so that the second child begins at `at`; the stream is UPDATING until it
     /// is done.
     pub async fn split_shard(
         &self,
@@ -267,6 +285,7 @@ fn rotated(mut nodes: Vec<NodeId>, next_group: u64) -> Vec<NodeId> {
 fn judge(outcome: Outcome, name: StreamName) -> Result<(), Error> {
     match outcome {
         Outcome::Done => Ok(()),
+        // Of a confirmed view, so it went since the caller asked.
         Outcome::NotFound => Err(Error::StreamNotFound(name)),
         Outcome::AlreadyExists => Err(Error::AlreadyExists(name)),
         Outcome::ShardLimit { open, limit } => Err(Error::ShardLimit { open, limit }),

@@ -93,8 +93,8 @@ impl ClientService {
     }
 
     async fn delete(&self, request: wire::DeleteStreamRequest) -> Result<(), wire::Refusal> {
-        let (router, name) = (self.router()?, stream_name(&request.name)?);
-        let deleted = router.delete_stream(&name, self.deadline_default).await;
+        let (router, stream) = self.newest(&request.name).await?;
+        let deleted = router.delete_stream(&stream, self.deadline_default).await;
         deleted.map_err(|e| status::of_router(&e))
     }
 

@@ -159,6 +159,38 @@ async fn a_node_that_reaches_no_quorum_does_not_deny_what_it_has_not_heard_of() 
 }
 
 #[tokio::test]
+async fn a_node_that_reaches_no_quorum_changes_nothing_by_what_it_remembers() {
+    let house = House::with_stream("s", 2).await;
+    house.fake.cut_off();
+    let arn = "arn:aws:kinesis:us-east-1:000000000000:stream/s";
+    for (operation, body) in [
+        ("SplitShard", json!({"StreamName": "s", "ShardToSplit": "0", "NewStartingHashKey": "9"})),
+        (
+            "MergeShards",
+            json!({"StreamName": "s", "ShardToMerge": "0", "AdjacentShardToMerge": "1"}),
+        ),
+        (
+            "UpdateShardCount",
+            json!({
+                "StreamName": "s", "TargetShardCount": 4, "ScalingType": "UNIFORM_SCALING",
+            }),
+        ),
+        (
+            "UpdateStreamMode",
+            json!({
+                "StreamARN": arn, "StreamModeDetails": {"StreamMode": "ON_DEMAND"},
+            }),
+        ),
+        ("DeleteStream", json!({"StreamName": "s"})),
+    ] {
+        let got = house.call(operation, body).await;
+        assert_eq!(got.status, 503, "{operation}: {got:?}");
+    }
+    let got = house.call("DescribeStreamSummary", json!({"StreamName": "s"})).await.ok();
+    assert_eq!(got["StreamDescriptionSummary"]["StreamStatus"], "ACTIVE");
+}
+
+#[tokio::test]
 async fn refusals_of_the_shard_become_answers_that_clients_understand() {
     let house = House::with_stream("s", 1).await;
     house.fake.fail_puts(0, Error::Throttled("full".into()));

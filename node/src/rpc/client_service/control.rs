@@ -1,4 +1,4 @@
-//! Splits, merges, scaling and modes, as native clients ask for them.
+//! Splits, merges, scaling, modes and deletions, as native clients ask for them.
 //!
 //! Invariant: a stream is changed by a view that has everything that was answered before. Must not
 //! decide what may be changed: the metadata group does.
@@ -73,9 +73,11 @@ impl ClientService {
         changed.map_err(|e| status::of_router(&e))
     }
 
-    async fn newest(&self, name: &str) -> Result<(Router, Arc<Stream>), wire::Refusal> {
+    /// The stream as a change must know it.
+    pub(super) async fn newest(&self, name: &str) -> Result<(Router, Arc<Stream>), wire::Refusal> {
         let (router, name) = (self.router()?, stream_name(name)?);
-        let stream = super::found(router.fresh_view().await.find(&name), &name)?;
+        let view = router.confirmed_view().await;
+        let stream = super::found(view.map(|view| view.streams.get(&name).cloned()), &name)?;
         Ok((router, stream))
     }
 }
