@@ -49,8 +49,8 @@ pub struct SimulatedDisk {
 
 struct Inner {
     state: Mutex<State>,
-    /// Whether syncs are held.
-    held: watch::Sender<bool>,
+    /// How many syncs still go through before the next ones are held; `None`: all.
+    passing: watch::Sender<Option<u64>>,
 }
 
 impl Default for SimulatedDisk {
@@ -63,7 +63,7 @@ impl SimulatedDisk {
     /// An empty disk of 1 TiB.
     pub fn new() -> SimulatedDisk {
         let state = Mutex::new(State::new(CAPACITY_BYTES));
-        let inner = Inner { state, held: watch::channel(false).0 };
+        let inner = Inner { state, passing: watch::channel(None).0 };
         SimulatedDisk { inner: Arc::new(inner), life: 0 }
     }
 
@@ -116,8 +116,8 @@ impl SimulatedDisk {
         self.inner.alive(self.life)
     }
 
-    fn held(&self) -> &watch::Sender<bool> {
-        &self.inner.held
+    fn passing(&self) -> &watch::Sender<Option<u64>> {
+        &self.inner.passing
     }
 }
 
@@ -129,7 +129,14 @@ impl Inner {
     }
 
     async fn wait_for_release(&self) {
-        if !*self.held.borrow() {
+        let mut passes = true;
+        self.passing.send_if_modified(|passing| {
+            passes = *passing != Some(0);
+            *passing = passing.map(|count| count.saturating_sub(1));
+            // Nobody is held who could go now.
+            false
+        });
+        if passes {
             return;
         }
         let life = {
@@ -138,7 +145,7 @@ impl Inner {
             state.life
         };
         // The sender lives as long as the disk.
-        let _ = self.held.subscribe().wait_for(|held| !held).await;
+        let _ = self.passing.subscribe().wait_for(Option::is_none).await;
         let mut state = self.state.lock();
         if state.life == life {
             state.waiting_syncs -= 1;

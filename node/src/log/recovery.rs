@@ -96,7 +96,13 @@ pub(super) async fn survey(dir: &Path, disk: &Arc<dyn Disk>) -> io::Result<Surve
         proven: 0,
         torn: false,
     };
+    // Each reading drops a segment, or learns from another one of batches that were given up.
+    let mut readings_left = 8 + 2 * found.len();
     while let Some(again) = survey.read(&found).await? {
+        if readings_left == 0 {
+            return Err(segment::damaged("what its segments say was given up contradicts itself"));
+        }
+        readings_left -= 1;
         // What they say of other segments counts no more: all is read again without them.
         found.retain(|header| !again.given_up.contains(&header.sequence));
         survey.replaced.extend(again.given_up);

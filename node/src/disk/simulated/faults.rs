@@ -227,12 +227,17 @@ impl SimulatedDisk {
 
     /// Syncs wait until `release_syncs`.
     pub fn hold_syncs(&self) {
-        self.held().send_replace(true);
+        self.hold_syncs_after(0);
+    }
+
+    /// So many further syncs go through; those after them wait until `release_syncs`.
+    pub fn hold_syncs_after(&self, count: u64) {
+        self.passing().send_replace(Some(count));
     }
 
     /// Lets held syncs go on.
     pub fn release_syncs(&self) {
-        self.held().send_replace(false);
+        self.passing().send_replace(None);
     }
 
     /// Sets the size of the disk. What needs more fails with `StorageFull`: a new file or folder, a

@@ -129,6 +129,20 @@ async fn held_syncs_wait() {
     assert_eq!(disk.waiting_syncs(), 0);
 }
 
+#[tokio::test]
+async fn a_number_of_syncs_pass_before_the_next_are_held() {
+    let disk = SimulatedDisk::new();
+    let file = at_risk(&disk).await;
+    disk.hold_syncs_after(2);
+    file.sync().await.unwrap();
+    file.sync().await.unwrap();
+    let mut sync = file.sync();
+    assert!(futures::poll!(&mut sync).is_pending());
+    disk.release_syncs();
+    sync.await.unwrap();
+    file.sync().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_written_while_a_sync_runs_waits_for_the_next() {
     let mut lost = 0;
