@@ -190,8 +190,8 @@ async fn links_that_break_all_the_time_lose_and_repeat_nothing() -> anyhow::Resu
     .await
 }
 
-/// A node slept through the end of a stream and the creation of its successor; it is asked to change the
-/// stream while it is still cut off, and comes back before it gives up.
+/// A node slept through the end of a stream and the creation of its successor; it is asked for the stream
+/// while it is still cut off, and comes back before it gives up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_comes_back_does_not_deny_the_stream_of_a_name_that_it_slept_through()
 -> anyhow::Result<()> {
@@ -204,6 +204,7 @@ async fn a_node_that_comes_back_does_not_deny_the_stream_of_a_name_that_it_slept
                 "StreamName": STREAM, "TargetShardCount": 2, "ScalingType": "UNIFORM_SCALING",
             }),
         ),
+        ("PutRecord", json!({ "StreamName": STREAM, "PartitionKey": "k", "Data": "eA==" })),
         ("DeleteStream", json!({ "StreamName": STREAM })),
     ];
     let sleeper = 2;

@@ -67,7 +67,16 @@ impl Router {
         records: Vec<Record>,
         deadline: Duration,
     ) -> Vec<Result<SequenceNumber, Error>> {
-        put(self, stream, records, Instant::now() + deadline).await
+        let mut outcomes = put(self, stream, records, Instant::now() + deadline).await;
+        let is_gone = |outcome: &Outcome| matches!(outcome, Err(Error::StreamNotFound(_)));
+        if outcomes.iter().any(is_gone) {
+            let gone = self.gone(stream).await;
+            outcomes
+                .iter_mut()
+                .filter(|outcome| is_gone(outcome))
+                .for_each(|outcome| *outcome = Err(gone.clone()));
+        }
+        outcomes
     }
 
     async fn put_here(

@@ -12,7 +12,7 @@ use tristream_proto::domain::{GroupId, HashKey, MapVersion, NodeId, ShardId, Str
 use super::attempt::{Miss, at_leader};
 use super::route::{Route, Search};
 use super::{Error, NewStream, Router};
-use crate::metadata::{self, Command, Outcome, Stream, StreamMode, View};
+use crate::metadata::{self, Command, Outcome, Stream, StreamMode, StreamStatus, View};
 use crate::raft::ProposeError;
 
 /// How long a fresh view may take before the local one has to do.
@@ -84,6 +84,19 @@ impl Router {
             Err(_) => false,
         };
         Fresh { view: self.view(), is_confirmed }
+    }
+
+    /// What to answer where this node's view says that `stream`, which the caller found, is gone or being
+    /// deleted: a view on its way to a newer one may have yet to come to its successor.
+    pub async fn gone(&self, stream: &Stream) -> Error {
+        let lives = |known: &Stream| known.status != StreamStatus::Deleting;
+        match self.fresh_view().await.find_if(&stream.name, lives) {
+            Ok(None) => Error::StreamNotFound(stream.name.clone()),
+            Ok(Some(_)) => {
+                Error::Unavailable(format!("stream {} was deleted and created anew", stream.name))
+            }
+            Err(error) => error,
+        }
     }
 
     /// The stream by name; when this node does not know it, it asks the metadata leader before it

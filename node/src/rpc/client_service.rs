@@ -118,7 +118,10 @@ impl ClientService {
         let wait = PUT_MAP_TIME.min(deadline);
         let stream = router.stream_since(&name, routed.map_version, wait).await;
         let stream = found(stream, &name)?;
-        let shard = find_shard(&stream, &routed)?;
+        let shard = match find_shard(&stream, &routed) {
+            Ok(shard) => shard,
+            Err(refusal) => return Err(confirmed(&router, &stream, refusal).await),
+        };
         let records = check_records(&stream, shard, request.records)?;
         let handle = open_here(&router, shard)?;
         let stored = handle.append(records, until.saturating_duration_since(Instant::now())).await;
@@ -247,6 +250,14 @@ fn found(
     name: &StreamName,
 ) -> Result<Arc<Stream>, wire::Refusal> {
     stream.map_err(|e| status::of_router(&e))?.ok_or_else(|| status::stream_not_found(name))
+}
+
+/// A refusal by this node's view: that the stream is gone is said only when a quorum says so, too.
+async fn confirmed(router: &Router, stream: &Stream, refusal: wire::Refusal) -> wire::Refusal {
+    match refusal.kind() {
+        Kind::StreamNotFound => status::of_router(&router.gone(stream).await),
+        _ => refusal,
+    }
 }
 
 fn stream_name(text: &str) -> Result<StreamName, wire::Refusal> {

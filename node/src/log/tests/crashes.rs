@@ -486,13 +486,13 @@ async fn opening_loses_power(passing: u64, seed: u64) -> bool {
     let (config, metrics) = (bench.config.clone(), Arc::clone(&bench.metrics));
     let tasks = Tasks::new();
     let on: Arc<dyn Disk> = Arc::new(disk.clone());
-    let opening = tokio::spawn({
-        let tasks = tasks.clone();
-        async move { Log::open(config, on, Arc::new(OsEntropy), tasks, metrics).await.map(drop) }
-    });
-    until(|| disk.waiting_syncs() == 1 || opening.is_finished()).await;
-    let was_stopped = !opening.is_finished();
-    opening.abort();
+    let was_stopped = tokio::select! {
+        () = until(|| disk.waiting_syncs() == 1) => true,
+        opened = Log::open(config, on, Arc::new(OsEntropy), tasks.clone(), metrics) => {
+            drop(opened.unwrap());
+            false
+        }
+    };
     disk.power_loss(seed);
     disk.release_syncs();
     tasks.shutdown().await;

@@ -64,7 +64,10 @@ impl ClientService {
         let stream = self.stream(&router, &request.stream).await?;
         let id = ShardId::from(request.shard_index);
         let stream = with_shard(&router, &stream, id).await?;
-        let shard = find_shard(&stream, id)?;
+        let shard = match find_shard(&stream, id) {
+            Ok(shard) => shard,
+            Err(refusal) => return Err(super::confirmed(&router, &stream, refusal).await),
+        };
         let from = read_from(shard, request.from)?;
         let handle = open_here(&router, shard)?;
         let position = handle.seek(from).await.map_err(|e| status::of_read(&e))?;
@@ -93,8 +96,10 @@ async fn with_shard(
     let mut views = router.watch_view();
     // Whether it came in time shows below.
     let _ = timeout(SHARD_TIME, views.wait_for(|view| is_settled(view))).await;
-    let now = router.view().streams.get(&stream.name).cloned();
-    now.ok_or_else(|| status::stream_not_found(&stream.name))
+    match router.view().streams.get(&stream.name).cloned() {
+        Some(now) => Ok(now),
+        None => Err(status::of_router(&router.gone(stream).await)),
+    }
 }
 
 /// Whether the stream may yet get the shard: as far as this node knows, it is being made, or was never heard
