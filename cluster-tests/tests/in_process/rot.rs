@@ -135,6 +135,27 @@ async fn nodes_that_are_all_damaged_in_different_places_repair_each_other() -> a
     check(&cluster, 0).await
 }
 
+/// Nobody has what rotted any more, for its stream was deleted meanwhile: the node learns that while it waits,
+/// and the groups of other streams do not wait with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rotted_of_a_stream_that_was_deleted_holds_nothing_up() -> anyhow::Result<()> {
+    let mut cluster = cluster().await?;
+    let seat = 2;
+    cluster.crash(seat).await?;
+    rot(&cluster, seat, 3)?;
+    let others = cluster.client(&[0, 1], Options::default())?;
+    let (old, new) = (STREAM.parse()?, "later".parse()?);
+    others.delete_stream(&old).await?;
+    wait_until("the stream is gone", async || others.describe_stream(&old).await.is_err()).await?;
+    others.create_stream(&new, Some(2)).await?;
+    cluster.run(seat).await?;
+    // Half as long as a group waits to be repaired.
+    tokio::time::timeout(LIMIT / 2, cluster.wait_ready(&[seat])).await??;
+    let read = read_whole(cluster.kinesis(seat), "later").await?;
+    ensure!(read.records.is_empty());
+    Ok(())
+}
+
 fn put_body(data: &str) -> serde_json::Value {
     let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data);
     serde_json::json!({ "StreamName": STREAM, "PartitionKey": "k", "Data": data })

@@ -1,13 +1,15 @@
 //! Opens the groups that the view places here, and destroys those that it proves deleted.
 //!
 //! Invariant: see `plan`. A view may be old, so a group that the view does not know is left alone
-//! unless its id shows that the view is newer than the group.
+//! unless its id shows that the view is newer than the group. At most one thing is done to a group at a time;
+//! a group that waits, for the repair of its log, keeps no other one waiting.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tristream_proto::domain::{GroupId, NodeId, Shard};
@@ -20,8 +22,8 @@ use crate::tasks::{Kind, Tasks};
 
 /// Groups opened or destroyed at once.
 const JOBS_AT_ONCE: usize = 8;
-/// Jobs after which the newest view is looked at again.
-const JOBS_PER_ROUND: usize = 64;
+/// Jobs planned by one look at the view.
+const JOBS_PLANNED_MAX: usize = 64;
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// After which a closed shard that had not got its seal here is looked at again.
@@ -40,8 +42,8 @@ pub(super) struct Plan {
     pub(super) destroy: Vec<GroupId>,
 }
 
-/// Compares the view with the groups that are here: `open`, and those of which the log `logged`
-/// something.
+/// Compares the view with the groups that are here: `open`, and those of which something may be here,
+/// in the log or in the making.
 ///
 /// A group goes when its stream is DELETING, or when no stream has it although its id was given out
 /// before this view: streams lose groups only by being deleted and by the expiry of closed shards,
@@ -49,7 +51,7 @@ pub(super) struct Plan {
 pub(super) fn plan(
     view: &View,
     open: &BTreeSet<GroupId>,
-    logged: &BTreeSet<GroupId>,
+    here: &BTreeSet<GroupId>,
     me: NodeId,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -65,7 +67,7 @@ pub(super) fn plan(
     }
     let deleted =
         |group: &GroupId| !group.is_meta() && group.0 < view.next_group && !alive.contains(group);
-    plan.destroy = open.union(logged).copied().filter(deleted).collect();
+    plan.destroy = open.union(here).copied().filter(deleted).collect();
     plan
 }
 
@@ -96,6 +98,8 @@ pub(super) fn spawn(
         shards,
         groups,
         logged: logged.into_iter().collect(),
+        planned: VecDeque::new(),
+        busy: BTreeSet::new(),
         retries: Retries::new(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX),
         retired: BTreeSet::new(),
         all_open,
@@ -111,8 +115,12 @@ struct Reconciler {
     metadata: metadata::Handle,
     shards: Shards,
     groups: Groups,
-    /// Groups that the log had at the start and that were not destroyed since.
+    /// Groups that the log had at the start, or that failed to open, and that were not destroyed since.
     logged: BTreeSet<GroupId>,
+    /// What is to be done, as of the last look.
+    planned: VecDeque<Job>,
+    /// Groups to which something is being done.
+    busy: BTreeSet<GroupId>,
     retries: Retries<GroupId>,
     /// Closed shards that have forgotten here what they remembered of calls.
     retired: BTreeSet<GroupId>,
@@ -136,59 +144,72 @@ impl Job {
     }
 }
 
+/// What is under way.
+type Jobs = FuturesUnordered<BoxFuture<'static, (anyhow::Result<()>, Job)>>;
+
 impl Reconciler {
     async fn run(mut self) {
         let mut views = self.metadata.watch();
+        let mut jobs = Jobs::new();
+        let (mut is_stale, mut look_again) = (true, None);
         loop {
-            let view = views.borrow_and_update().clone();
-            let jobs = self.look(&view);
-            if !jobs.is_empty() {
-                self.work(jobs).await;
-                continue;
+            if is_stale || self.planned.is_empty() {
+                is_stale = false;
+                let view = views.borrow_and_update().clone();
+                self.look(&view);
+                let all_retired = self.retire(&view);
+                look_again = (!all_retired).then(|| Instant::now() + RETIRE_PAUSE);
             }
-            let all_retired = self.retire(&view);
-            let look_again = (!all_retired).then(|| Instant::now() + RETIRE_PAUSE);
-            let retry = [self.retries.next_due(), look_again].into_iter().flatten().min();
+            self.start(&mut jobs);
+            let retry = self.retries.next_due(&self.busy).filter(|_| self.planned.is_empty());
+            let due = [retry, look_again].into_iter().flatten().min();
             let wait = async {
-                match retry {
+                match due {
                     Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = wait => {}
+                () = wait => is_stale = true,
+                Some((result, job)) = jobs.next() => self.finish(result, &job),
                 changed = views.changed() => if changed.is_err() {
                     return tracing::warn!("the metadata group is closed: groups stay as they are");
+                } else {
+                    is_stale = true;
                 }
             }
         }
     }
 
-    /// Compares, tells who watches, and gives what may be done now.
-    fn look(&mut self, view: &View) -> Vec<Job> {
+    /// Compares, tells who watches, and plans what may be done now.
+    fn look(&mut self, view: &View) {
         let open: BTreeSet<GroupId> = self.shards.ids().into_iter().collect();
-        let plan = plan(view, &open, &self.logged, self.me);
+        let present: BTreeSet<GroupId> = open.union(&self.logged).copied().collect();
+        let here = present.union(&self.busy).copied().collect();
+        let plan = plan(view, &open, &here, self.me);
         let all_open = plan.open_of_maps == 0;
         self.all_open.send_if_modified(|was| std::mem::replace(was, all_open) != all_open);
-        let present: BTreeSet<GroupId> = open.union(&self.logged).copied().collect();
         self.present.send_if_modified(|was| {
             let modified = **was != present;
             *was = Arc::new(present);
             modified
         });
+        for deleted in plan.destroy.iter().filter(|group| self.busy.contains(group)) {
+            self.groups.give_up_opening(*deleted);
+        }
 
         let new: BTreeSet<GroupId> = super::new_shards(view).map(|shard| shard.group).collect();
         let opens = plan.open.into_iter().map(|shard| {
             let is_new = new.contains(&shard.group);
             Job::Open(shard, is_new)
         });
-        let mut jobs: Vec<Job> = plan.destroy.into_iter().map(Job::Destroy).chain(opens).collect();
+        let jobs: Vec<Job> = plan.destroy.into_iter().map(Job::Destroy).chain(opens).collect();
         let wanted: BTreeSet<GroupId> = jobs.iter().map(Job::group).collect();
         self.retries.retain(|group| wanted.contains(&group));
         let now = Instant::now();
-        jobs.retain(|job| self.retries.is_due(job.group(), now));
-        jobs.truncate(JOBS_PER_ROUND);
-        jobs
+        let may_start =
+            |job: &Job| self.retries.is_due(job.group(), now) && !self.busy.contains(&job.group());
+        self.planned = jobs.into_iter().filter(may_start).take(JOBS_PLANNED_MAX).collect();
     }
 
     /// Lets closed shards forget what only their children need; `false` when one has not got its seal
@@ -205,27 +226,35 @@ impl Reconciler {
         closed.difference(&self.retired).find(is_open).is_none()
     }
 
-    async fn work(&mut self, jobs: Vec<Job>) {
-        let (shards, groups) = (&self.shards, &self.groups);
-        let mut done = futures::stream::iter(jobs)
-            .map(|job| async move { (do_job(shards, groups, &job).await, job) })
-            .buffer_unordered(JOBS_AT_ONCE);
-        while let Some((result, job)) = done.next().await {
-            let group = job.group();
-            match (result, &job) {
-                (Ok(()), Job::Open(..)) => self.retries.succeeded(group),
-                (Ok(()), Job::Destroy(_)) => {
-                    self.retries.succeeded(group);
-                    self.logged.remove(&group);
-                }
-                (Err(error), _) => {
-                    let step = if matches!(job, Job::Open(..)) { "open" } else { "destroy" };
-                    let times = self.retries.failed(group, Instant::now());
-                    let reason = format!("cannot {step} group {group}: {error:#}");
-                    tracing::warn!(%group, times, reason, "tried again after a pause");
-                    if times >= FAILURES_MAX {
-                        self.tasks.failed(Kind::Reconciler, reason);
-                    }
+    /// Starts what is planned, as much as may be under way.
+    fn start(&mut self, jobs: &mut Jobs) {
+        while self.busy.len() < JOBS_AT_ONCE
+            && let Some(job) = self.planned.pop_front()
+        {
+            self.busy.insert(job.group());
+            let (shards, groups) = (self.shards.clone(), self.groups.clone());
+            jobs.push(Box::pin(async move { (do_job(&shards, &groups, &job).await, job) }));
+        }
+    }
+
+    fn finish(&mut self, result: anyhow::Result<()>, job: &Job) {
+        let group = job.group();
+        self.busy.remove(&group);
+        match (result, job) {
+            (Ok(()), Job::Open(..)) => self.retries.succeeded(group),
+            (Ok(()), Job::Destroy(_)) => {
+                self.retries.succeeded(group);
+                self.logged.remove(&group);
+            }
+            (Err(error), _) => {
+                let step = if matches!(job, Job::Open(..)) { "open" } else { "destroy" };
+                // What was done so far may have left something in the log.
+                self.logged.insert(group);
+                let times = self.retries.failed(group, Instant::now());
+                let reason = format!("cannot {step} group {group}: {error:#}");
+                tracing::warn!(%group, times, reason, "tried again after a pause");
+                if times >= FAILURES_MAX {
+                    self.tasks.failed(Kind::Reconciler, reason);
                 }
             }
         }

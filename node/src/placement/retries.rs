@@ -1,6 +1,6 @@
 //! When to try again what failed, key by key. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -57,9 +57,10 @@ impl<K: Copy + Ord> Retries<K> {
         self.failed.retain(|&key, _| keep(key));
     }
 
-    /// When the next key that failed becomes due.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.failed.values().map(|failed| failed.due).min()
+    /// When the next key of those that failed becomes due, but for those that are `tried` now.
+    pub fn next_due(&self, tried: &BTreeSet<K>) -> Option<Instant> {
+        let waiting = self.failed.iter().filter(|(key, _)| !tried.contains(key));
+        waiting.map(|(_, failed)| failed.due).min()
     }
 }
 
@@ -81,12 +82,13 @@ mod tests {
         for _ in 0..100 {
             retries.failed('b', now);
         }
-        assert_eq!(retries.next_due(), Some(after(350)));
+        assert_eq!(retries.next_due(&BTreeSet::new()), Some(after(350)));
+        assert_eq!(retries.next_due(&['a'].into()), None);
         assert_eq!((retries.times('b'), retries.due('b')), (100, Some(after(350))));
         assert_eq!((retries.times('c'), retries.due('c')), (0, None));
         retries.succeeded('a');
         assert!(retries.is_due('a', now));
         retries.retain(|key| key != 'b');
-        assert_eq!(retries.next_due(), None);
+        assert_eq!(retries.next_due(&BTreeSet::new()), None);
     }
 }

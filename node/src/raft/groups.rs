@@ -105,6 +105,20 @@ struct Registry {
     /// Peers about which it is being found out whether they are gone.
     investigated: Mutex<BTreeSet<NodeId>>,
     open: RwLock<BTreeMap<GroupId, Arc<dyn Peer>>>,
+    /// Groups that are being opened; the tokens end their waits for repairs.
+    opening: Mutex<BTreeMap<GroupId, CancellationToken>>,
+}
+
+/// A group's place among those that are being opened.
+struct Opening<'a> {
+    registry: &'a Registry,
+    id: GroupId,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.registry.opening.lock().remove(&self.id);
+    }
 }
 
 /// An open group without its machine's type: what peers and the registry need.
@@ -179,6 +193,7 @@ impl Groups {
                 room,
                 investigated: Mutex::default(),
                 open: RwLock::default(),
+                opening: Mutex::default(),
             }),
         };
         groups.spawn_observer();
@@ -204,6 +219,8 @@ impl Groups {
         let registry = &self.inner;
         anyhow::ensure!(!registry.open.read().contains_key(&id), "group {id} is open already");
         let closing = CancellationToken::new();
+        registry.opening.lock().insert(id, closing.clone());
+        let opening = Opening { registry, id };
         let mended = Mended::new(id, registry.repair.clone(), closing.clone());
         let log = mended.log().clone();
         founding::found(&log, founders).await.with_context(|| format!("founding group {id}"))?;
@@ -222,6 +239,13 @@ impl Groups {
             openraft::Raft::new(registry.me.0, registry.config.clone(), factory, store, driver)
                 .await
                 .with_context(|| format!("starting group {id}"))?;
+        // From here on nobody gives it up, and the token is that of the group's end.
+        drop(opening);
+        if closing.is_cancelled() {
+            // It has not been seen by anybody yet.
+            let _ = raft.shutdown().await;
+            anyhow::bail!("the opening of group {id} was given up");
+        }
         mended.set_open();
         raft.runtime_config().elect(!log.is_damaged());
         let inner = Arc::new(Inner {
@@ -373,6 +397,14 @@ impl Groups {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         futures::stream::iter(ids).for_each_concurrent(16, |id| self.close(id)).await;
+    }
+
+    /// Lets the opening of a group fail soon, whatever it waits for: the group was deleted. Does nothing to a
+    /// group that is open.
+    pub fn give_up_opening(&self, id: GroupId) {
+        if let Some(closing) = self.inner.opening.lock().get(&id) {
+            closing.cancel();
+        }
     }
 
     /// Closes a group and removes its log for good.
