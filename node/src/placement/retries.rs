@@ -82,8 +82,11 @@ mod tests {
         for _ in 0..100 {
             retries.failed('b', now);
         }
+        retries.failed('c', after(1000));
         assert_eq!(retries.next_due(&BTreeSet::new()), Some(after(350)));
-        assert_eq!(retries.next_due(&['a'].into()), None);
+        assert_eq!(retries.next_due(&['a', 'b'].into()), Some(after(1100)));
+        assert_eq!(retries.next_due(&['a', 'b', 'c'].into()), None);
+        retries.succeeded('c');
         assert_eq!((retries.times('b'), retries.due('b')), (100, Some(after(350))));
         assert_eq!((retries.times('c'), retries.due('c')), (0, None));
         retries.succeeded('a');

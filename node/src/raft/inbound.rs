@@ -18,7 +18,7 @@ use super::groups::Groups;
 use super::peer_stream::{FORMAT, IN_FLIGHT_MAX};
 use super::snapshot::{SnapshotMetaOf, SnapshotOf};
 use super::types::Types;
-use super::{convert, groups, liveness, overtaken, repair};
+use super::{convert, liveness, overtaken, peer, repair};
 use crate::tasks::Kind;
 
 /// Answers of all sessions of one stream that wait to be sent.
@@ -161,7 +161,7 @@ impl Inbound {
         Ok(())
     }
 
-    fn group(&self, id: u64) -> Result<std::sync::Arc<dyn groups::Peer>, Status> {
+    fn group(&self, id: u64) -> Result<std::sync::Arc<dyn peer::Peer>, Status> {
         let group = self.groups.peer(GroupId(id));
         group.ok_or_else(|| Status::not_found(format!("group {id} is not open here")))
     }
@@ -191,7 +191,7 @@ impl Inbound {
         self.check_cluster(&message.cluster)?;
         let from = convert::required_vote(message.from.as_ref()).map_err(bad)?;
         let last = message.last.as_ref().map(convert::from_wire_id);
-        let request = groups::transfer_request(from, message.to, last);
+        let request = peer::transfer_request(from, message.to, last);
         let group = self.group(message.group)?;
         let accepted = group.take_over(request).await.map_err(Status::unavailable)?;
         Ok(wire::TransferAnswer { accepted })

@@ -21,6 +21,7 @@ mod liveness;
 mod log_store;
 mod network;
 mod overtaken;
+mod peer;
 mod peer_stream;
 mod repair;
 mod snapshot;
