@@ -2,7 +2,7 @@
 //!
 //! Invariant: see `plan`. A view may be old, so a group that the view does not know is left alone
 //! unless its id shows that the view is newer than the group. At most one thing is done to a group at a time;
-//! a group that waits, for the repair of its log, keeps no other one waiting.
+//! a group that waits for the repair of its log takes one place of several, and goes last the next time.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -100,6 +100,7 @@ pub(super) fn spawn(
         logged: logged.into_iter().collect(),
         planned: VecDeque::new(),
         busy: BTreeSet::new(),
+        given_up: BTreeSet::new(),
         retries: Retries::new(RETRY_PAUSE_MIN, RETRY_PAUSE_MAX),
         retired: BTreeSet::new(),
         all_open,
@@ -121,7 +122,9 @@ struct Reconciler {
     planned: VecDeque<Job>,
     /// Groups to which something is being done.
     busy: BTreeSet<GroupId>,
-    retries: Retries<GroupId>,
+    /// Those of them whose opening was given up.
+    given_up: BTreeSet<GroupId>,
+    retries: Retries<(GroupId, bool)>,
     /// Closed shards that have forgotten here what they remembered of calls.
     retired: BTreeSet<GroupId>,
     all_open: watch::Sender<bool>,
@@ -142,6 +145,11 @@ impl Job {
             Job::Destroy(group) => *group,
         }
     }
+
+    /// What is tried again: that a group did not open is forgotten when it is to be destroyed.
+    fn key(&self) -> (GroupId, bool) {
+        (self.group(), matches!(self, Job::Destroy(_)))
+    }
 }
 
 /// What is under way.
@@ -161,7 +169,7 @@ impl Reconciler {
                 look_again = (!all_retired).then(|| Instant::now() + RETIRE_PAUSE);
             }
             self.start(&mut jobs);
-            let retry = self.retries.next_due(&self.busy).filter(|_| self.planned.is_empty());
+            let retry = self.next_retry().filter(|_| self.planned.is_empty());
             let due = [retry, look_again].into_iter().flatten().min();
             let wait = async {
                 match due {
@@ -170,8 +178,10 @@ impl Reconciler {
                 }
             };
             tokio::select! {
+                // In this order, so that whatever was started can be given up when the view changes.
+                biased;
+                Some((result, job)) = jobs.next() => is_stale |= self.finish(result, &job),
                 () = wait => is_stale = true,
-                Some((result, job)) = jobs.next() => self.finish(result, &job),
                 changed = views.changed() => if changed.is_err() {
                     return tracing::warn!("the metadata group is closed: groups stay as they are");
                 } else {
@@ -196,6 +206,7 @@ impl Reconciler {
         });
         for deleted in plan.destroy.iter().filter(|group| self.busy.contains(group)) {
             self.groups.give_up_opening(*deleted);
+            self.given_up.insert(*deleted);
         }
 
         let new: BTreeSet<GroupId> = super::new_shards(view).map(|shard| shard.group).collect();
@@ -203,12 +214,13 @@ impl Reconciler {
             let is_new = new.contains(&shard.group);
             Job::Open(shard, is_new)
         });
-        let jobs: Vec<Job> = plan.destroy.into_iter().map(Job::Destroy).chain(opens).collect();
-        let wanted: BTreeSet<GroupId> = jobs.iter().map(Job::group).collect();
-        self.retries.retain(|group| wanted.contains(&group));
+        let mut jobs: Vec<Job> = plan.destroy.into_iter().map(Job::Destroy).chain(opens).collect();
+        let wanted: BTreeSet<_> = jobs.iter().map(Job::key).collect();
+        self.retries.retain(|key| wanted.contains(&key));
+        jobs.sort_by_key(|job| self.retries.times(job.key()));
         let now = Instant::now();
         let may_start =
-            |job: &Job| self.retries.is_due(job.group(), now) && !self.busy.contains(&job.group());
+            |job: &Job| self.retries.is_due(job.key(), now) && !self.busy.contains(&job.group());
         self.planned = jobs.into_iter().filter(may_start).take(JOBS_PLANNED_MAX).collect();
     }
 
@@ -226,55 +238,68 @@ impl Reconciler {
         closed.difference(&self.retired).find(is_open).is_none()
     }
 
+    /// When something that failed is to be tried again, and is not being tried.
+    fn next_retry(&self) -> Option<Instant> {
+        self.retries.next_due(|(group, _)| !self.busy.contains(&group))
+    }
+
     /// Starts what is planned, as much as may be under way.
     fn start(&mut self, jobs: &mut Jobs) {
         while self.busy.len() < JOBS_AT_ONCE
             && let Some(job) = self.planned.pop_front()
         {
             self.busy.insert(job.group());
-            let (shards, groups) = (self.shards.clone(), self.groups.clone());
-            jobs.push(Box::pin(async move { (do_job(&shards, &groups, &job).await, job) }));
+            let shards = self.shards.clone();
+            jobs.push(Box::pin(async move { (do_job(&shards, &job).await, job) }));
         }
     }
 
-    fn finish(&mut self, result: anyhow::Result<()>, job: &Job) {
-        let group = job.group();
+    /// Notes how it ended; `true` when there may be something else to do at once.
+    fn finish(&mut self, result: anyhow::Result<()>, job: &Job) -> bool {
+        let (group, key) = (job.group(), job.key());
         self.busy.remove(&group);
+        let was_given_up = self.given_up.remove(&group);
         match (result, job) {
-            (Ok(()), Job::Open(..)) => self.retries.succeeded(group),
+            (Ok(()), Job::Open(..)) => {
+                self.retries.succeeded(key);
+                was_given_up
+            }
             (Ok(()), Job::Destroy(_)) => {
-                self.retries.succeeded(group);
+                self.retries.succeeded(key);
                 self.logged.remove(&group);
+                true
+            }
+            (Err(error), Job::Open(..)) if was_given_up => {
+                tracing::debug!(%group, %error, "opening given up: the group was deleted");
+                self.logged.insert(group);
+                true
             }
             (Err(error), _) => {
                 let step = if matches!(job, Job::Open(..)) { "open" } else { "destroy" };
                 // What was done so far may have left something in the log.
                 self.logged.insert(group);
-                let times = self.retries.failed(group, Instant::now());
+                let times = self.retries.failed(key, Instant::now());
                 let reason = format!("cannot {step} group {group}: {error:#}");
                 tracing::warn!(%group, times, reason, "tried again after a pause");
                 if times >= FAILURES_MAX {
                     self.tasks.failed(Kind::Reconciler, reason);
                 }
+                true
             }
         }
     }
 }
 
-async fn do_job(shards: &Shards, groups: &Groups, job: &Job) -> anyhow::Result<()> {
+async fn do_job(shards: &Shards, job: &Job) -> anyhow::Result<()> {
     match job {
         Job::Open(shard, is_new) => {
             shards.open(shard, *is_new).await?;
             tracing::info!(group = %shard.group, shard = %shard.id, "group opened");
         }
         Job::Destroy(group) => {
-            if shards.get(*group).is_some() {
-                shards.destroy(*group).await?;
-            } else {
-                // Only in the log: its deletion was cut short by a crash, or happened while we were
-                // away.
-                groups.destroy(*group).await?;
-            }
+            // Also one that is only in the log: its deletion was cut short by a crash, or happened while we
+            // were away.
+            shards.destroy(*group).await?;
             tracing::info!(%group, "group destroyed: its stream was deleted, or its shard expired");
         }
     }

@@ -1,6 +1,6 @@
 //! When to try again what failed, key by key. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -57,9 +57,9 @@ impl<K: Copy + Ord> Retries<K> {
         self.failed.retain(|&key, _| keep(key));
     }
 
-    /// When the next key of those that failed becomes due, but for those that are `tried` now.
-    pub fn next_due(&self, tried: &BTreeSet<K>) -> Option<Instant> {
-        let waiting = self.failed.iter().filter(|(key, _)| !tried.contains(key));
+    /// When the next key of those that failed, and that `counts`, becomes due.
+    pub fn next_due(&self, counts: impl Fn(K) -> bool) -> Option<Instant> {
+        let waiting = self.failed.iter().filter(|&(&key, _)| counts(key));
         waiting.map(|(_, failed)| failed.due).min()
     }
 }
@@ -83,15 +83,15 @@ mod tests {
             retries.failed('b', now);
         }
         retries.failed('c', after(1000));
-        assert_eq!(retries.next_due(&BTreeSet::new()), Some(after(350)));
-        assert_eq!(retries.next_due(&['a', 'b'].into()), Some(after(1100)));
-        assert_eq!(retries.next_due(&['a', 'b', 'c'].into()), None);
+        assert_eq!(retries.next_due(|_| true), Some(after(350)));
+        assert_eq!(retries.next_due(|key| key == 'c'), Some(after(1100)));
+        assert_eq!(retries.next_due(|_| false), None);
         retries.succeeded('c');
         assert_eq!((retries.times('b'), retries.due('b')), (100, Some(after(350))));
         assert_eq!((retries.times('c'), retries.due('c')), (0, None));
         retries.succeeded('a');
         assert!(retries.is_due('a', now));
         retries.retain(|key| key != 'b');
-        assert_eq!(retries.next_due(&BTreeSet::new()), None);
+        assert_eq!(retries.next_due(|_| true), None);
     }
 }

@@ -349,8 +349,8 @@ impl Groups {
         futures::stream::iter(ids).for_each_concurrent(16, |id| self.close(id)).await;
     }
 
-    /// Lets the opening of a group fail soon, whatever it waits for: the group was deleted. Does nothing to a
-    /// group that is open.
+    /// Lets the opening of a group fail soon, if it waits for the repair of its log: the group was deleted. Does
+    /// nothing to a group that is open.
     pub fn give_up_opening(&self, id: GroupId) {
         if let Some(closing) = self.inner.opening.lock().get(&id) {
             closing.cancel();

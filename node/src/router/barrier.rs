@@ -17,6 +17,9 @@ use super::route::{Route, Search};
 use super::{Error, Router};
 use crate::shard::{ReadError, Rounds};
 
+/// How long one node is waited for: one that is silent may have a successor meanwhile.
+const ATTEMPT_TIME: Duration = Duration::from_millis(500);
+
 type Round = Rounds<u64>;
 
 /// The rounds that somebody waits for, by group.
@@ -87,7 +90,8 @@ impl Router {
     ) -> Result<u64, Error> {
         let search = Search::new(self.inner.roster.me, replicas);
         let leader = || self.leader_of(group);
-        let attempt = |route, left| -> BoxFuture<'_, Result<u64, Miss>> {
+        let attempt = |route, left: Duration| -> BoxFuture<'_, Result<u64, Miss>> {
+            let left = left.min(ATTEMPT_TIME);
             Box::pin(async move {
                 match route {
                     Route::Here => Ok(self.local_barrier(group, left).await?),

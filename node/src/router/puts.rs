@@ -67,10 +67,11 @@ impl Router {
         records: Vec<Record>,
         deadline: Duration,
     ) -> Vec<Result<SequenceNumber, Error>> {
-        let mut outcomes = put(self, stream, records, Instant::now() + deadline).await;
+        let until = Instant::now() + deadline;
+        let mut outcomes = put(self, stream, records, until).await;
         let is_gone = |outcome: &Outcome| matches!(outcome, Err(Error::StreamNotFound(_)));
         if outcomes.iter().any(is_gone) {
-            let gone = self.gone(stream).await;
+            let gone = self.gone(stream, until.saturating_duration_since(Instant::now())).await;
             outcomes
                 .iter_mut()
                 .filter(|outcome| is_gone(outcome))

@@ -88,9 +88,10 @@ impl Router {
 
     /// What to answer where this node's view says that `stream`, which the caller found, is gone or being
     /// deleted: a view on its way to a newer one may have yet to come to its successor.
-    pub async fn gone(&self, stream: &Stream) -> Error {
+    pub async fn gone(&self, stream: &Stream, left: Duration) -> Error {
         let lives = |known: &Stream| known.status != StreamStatus::Deleting;
-        match self.fresh_view().await.find_if(&stream.name, lives) {
+        let fresh = self.fresh_view_within(left.min(FRESH_TIME)).await;
+        match fresh.find_if(&stream.name, lives) {
             Ok(None) => Error::StreamNotFound(stream.name.clone()),
             Ok(Some(_)) => {
                 Error::Unavailable(format!("stream {} was deleted and created anew", stream.name))
@@ -144,8 +145,8 @@ impl Router {
         self.change(command, stream.name.clone(), deadline).await
     }
 
-    /// Begins to split a shard of a stream, of a confirmed view as for every change, so that the second child begins at `at`; the stream is UPDATING until it
-    /// is done.
+    /// Begins to split a shard so that the second child begins at `at`; the stream, of a confirmed view as for
+    /// every change, is UPDATING until it is done.
     pub async fn split_shard(
         &self,
         stream: &Stream,

@@ -120,7 +120,10 @@ impl ClientService {
         let stream = found(stream, &name)?;
         let shard = match find_shard(&stream, &routed) {
             Ok(shard) => shard,
-            Err(refusal) => return Err(confirmed(&router, &stream, refusal).await),
+            Err(refusal) => {
+                let left = until.saturating_duration_since(Instant::now());
+                return Err(confirmed(&router, &stream, refusal, left).await);
+            }
         };
         let records = check_records(&stream, shard, request.records)?;
         let handle = open_here(&router, shard)?;
@@ -253,9 +256,14 @@ fn found(
 }
 
 /// A refusal by this node's view: that the stream is gone is said only when a quorum says so, too.
-async fn confirmed(router: &Router, stream: &Stream, refusal: wire::Refusal) -> wire::Refusal {
+async fn confirmed(
+    router: &Router,
+    stream: &Stream,
+    refusal: wire::Refusal,
+    left: Duration,
+) -> wire::Refusal {
     match refusal.kind() {
-        Kind::StreamNotFound => status::of_router(&router.gone(stream).await),
+        Kind::StreamNotFound => status::of_router(&router.gone(stream, left).await),
         _ => refusal,
     }
 }

@@ -66,7 +66,9 @@ impl ClientService {
         let stream = with_shard(&router, &stream, id).await?;
         let shard = match find_shard(&stream, id) {
             Ok(shard) => shard,
-            Err(refusal) => return Err(super::confirmed(&router, &stream, refusal).await),
+            Err(refusal) => {
+                return Err(super::confirmed(&router, &stream, refusal, SHARD_TIME).await);
+            }
         };
         let from = read_from(shard, request.from)?;
         let handle = open_here(&router, shard)?;
@@ -98,7 +100,7 @@ async fn with_shard(
     let _ = timeout(SHARD_TIME, views.wait_for(|view| is_settled(view))).await;
     match router.view().streams.get(&stream.name).cloned() {
         Some(now) => Ok(now),
-        None => Err(status::of_router(&router.gone(stream).await)),
+        None => Err(status::of_router(&router.gone(stream, SHARD_TIME).await)),
     }
 }
 
@@ -216,7 +218,8 @@ impl Feed {
         }
     }
 
-    /// The stream as it is now, while it is still the one that was subscribed to.
+    /// The stream as it is now, while it is still the one that was subscribed to. One of its name that came after
+    /// it is another: of this one no view can say too early that it is gone.
     fn check_stream(&self) -> Result<Arc<Stream>, wire::Refusal> {
         let view = self.views.borrow();
         match view.streams.get(&self.stream.name) {
