@@ -115,7 +115,7 @@ impl<M: Machine> Peer for Inner<M> {
         self.raft.runtime_config().heartbeat(may);
         let resigned = self.resigns.swap(!may, atomic::Ordering::Relaxed);
         if !may && !resigned {
-            tracing::info!(group = %self.id, "does not lead on: it cannot read what only it may have");
+            tracing::info!(group = %self.id, "does not lead on: it cannot read what it may have to send");
         }
     }
 

@@ -4,14 +4,15 @@
 //! vouch for is written back, so it does not matter how old the replica is that sent it; while a
 //! group has damaged entries it does not stand for election here, for it could not hand them on. Where it
 //! leads, it goes on if they are committed: a majority has them, and the others may be damaged, too. If not,
-//! nobody else may have them, and it lets others lead. An entry is given up only where a peer shows that it
+//! nobody else may have them, and it lets others lead; so it does if its peers have purged them, for then they
+//! can do without what it could not send them. An entry is given up only where a peer shows that it
 //! was never committed, and only before consensus begins here.
 //! What nobody has to hold any longer may be nowhere: then, too, and only before consensus begins here, the group
 //! begins again at a peer's checkpoint (`overtaken`).
 //! Reads wait for a repair, up to their patience: to openraft a failed read is the end of the group.
 //! Must not know what is in an entry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -61,6 +62,23 @@ pub(super) struct Given {
     pub(super) committed: Option<EntryId>,
 }
 
+impl Given {
+    /// Whether the peer has no longer what it knows to be committed.
+    fn has_purged(&self, index: u64) -> bool {
+        let is_there = self.ids.iter().any(|id| id.index == index);
+        !is_there && self.committed.is_some_and(|committed| index <= committed.index)
+    }
+}
+
+/// What came of asking the peers for damaged entries.
+#[derive(Default)]
+struct Mend {
+    /// How many were repaired.
+    repaired: usize,
+    /// One was not, and all peers that answered have purged it.
+    is_purged: bool,
+}
+
 /// Fetches damaged entries of all groups.
 pub(super) struct Repair {
     log: Log,
@@ -74,19 +92,23 @@ impl Repair {
     }
 
     /// Asks the peers for these entries of `group`, until all are repaired or all peers were asked.
-    /// How many were repaired.
-    async fn mend(&self, group: GroupId, mut indexes: Vec<u64>) -> usize {
+    async fn mend(&self, group: GroupId, mut indexes: Vec<u64>) -> Mend {
         indexes.truncate(ENTRIES_MAX);
         let asked = indexes.len();
+        let mut purged: Option<Vec<u64>> = None;
         for &peer in &self.others {
             if let Some(given) = self.ask(group, peer, &indexes).await {
+                let before = purged.as_ref().unwrap_or(&indexes);
+                let too = before.iter().copied().filter(|&index| given.has_purged(index));
+                purged = Some(too.collect());
                 self.write_back(group, peer, given.entries, &mut indexes).await;
             }
             if indexes.is_empty() {
                 break;
             }
         }
-        asked - indexes.len()
+        let is_purged = purged.is_some_and(|purged| !purged.is_empty());
+        Mend { repaired: asked - indexes.len(), is_purged }
     }
 
     /// As `mend`; and what a peer shows to be void is removed from the log, with all that follows it.
@@ -336,7 +358,7 @@ impl Mended {
             };
             let Some(Faulty { index, .. }) = Faulty::of(&error) else { return Err(error) };
             let mend = async {
-                if self.repair.mend(self.group, self.damaged_from(index)).await > 0 {
+                if self.repair.mend(self.group, self.damaged_from(index)).await.repaired > 0 {
                     return Ok(false);
                 }
                 let is_open = self.is_open.load(Ordering::Relaxed);
@@ -368,17 +390,28 @@ impl Mended {
 ///
 /// `groups` gives them, until they are gone.
 pub(super) async fn run(repair: Arc<Repair>, groups: impl Fn() -> Option<Groups>) {
+    // Groups of which something is damaged that the peers have purged.
+    let mut purged = BTreeSet::new();
     for look in 0.. {
         sleep(INTERVAL).await;
         let damaged = repair.damaged();
         let Some(here) = groups() else { return };
         here.let_stand(|group| !damaged.contains_key(&group));
-        let mend = |(group, indexes)| repair.mend(group, window(indexes, look));
+        let mend = |(group, indexes)| {
+            let mend = repair.mend(group, window(indexes, look));
+            async move { (group, mend.await.is_purged) }
+        };
         let mends = futures::stream::iter(damaged).map(mend).buffer_unordered(GROUPS_AT_ONCE);
-        mends.collect::<Vec<_>>().await;
+        let mends: Vec<(GroupId, bool)> = mends.collect().await;
         let still = repair.damaged();
+        purged
+            .extend(mends.into_iter().filter(|(_, is_purged)| *is_purged).map(|(group, _)| group));
+        purged.retain(|group| still.contains_key(group));
         here.let_stand(|group| !still.contains_key(&group));
-        here.let_lead(|group| still.get(&group).is_none_or(|at| repair.are_committed(group, at)));
+        here.let_lead(|group| {
+            let leads_on = |at| repair.are_committed(group, at) && !purged.contains(&group);
+            still.get(&group).is_none_or(|at| leads_on(at))
+        });
     }
 }
 

@@ -209,3 +209,43 @@ async fn so_does_that_of_the_metadata_group() {
 async fn peers_that_are_not_purged_as_far_take_one_if_nothing_is_retained() {
     in_time(comes_back(GroupId(7), PurgedBy::Itself, "collected:")).await;
 }
+
+/// It must send its followers what it cannot read, as a new leader that looks for where their logs end. They
+/// need none of it.
+#[tokio::test]
+async fn a_leader_that_cannot_read_what_its_followers_have_purged_lets_one_of_them_lead() {
+    in_time(async {
+        let (id, mut seats) = (GroupId(7), seats().await);
+        let mut running = Vec::new();
+        for seat in &seats {
+            running.push(seat.run().await);
+        }
+        let mut groups = Vec::new();
+        for node in &running {
+            groups.push(node.groups.open(id, Words::default(), &FOUNDERS).await.expect("opens"));
+        }
+        collect(&groups, 0..16).await;
+        // What its checkpoint covers it does not read again when it comes back.
+        groups[2].checkpoint().await.expect("taken");
+        groups.pop();
+        seats[2].stop(running.pop().expect("three")).await;
+        purge(&groups[0]).await;
+        purge(&groups[1]).await;
+        let node = seats[2].run().await;
+        groups.push(node.groups.open(id, Words::default(), &FOUNDERS).await.expect("opens"));
+        collect(&groups, 16..18).await;
+        for word in 0..16 {
+            rot(&seats[2].disk, &format!("word {word:03}")).await;
+        }
+        while groups[2].watch_leader().borrow().leader != Some(NodeId(3)) {
+            for node in &running {
+                // Only the leader's counts; it may not have got so far.
+                let _ = node.groups.hand_over(id, NodeId(3)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        collect(&groups, 18..20).await;
+        assert_ne!(groups[0].watch_leader().borrow().leader, Some(NodeId(3)));
+    })
+    .await;
+}
