@@ -148,6 +148,39 @@ pub struct Tip {
     pub upto: Option<SequenceNumber>,
 }
 
+/// A reader asked for a place in a shard and read on from it. Not part of recordings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The reader.
+    pub reader: &'static str,
+    /// The shard.
+    pub shard: String,
+    /// Where it asked to begin.
+    pub asked: Asked,
+    /// The first record that it got; none when it was told that nothing follows.
+    pub first: Option<SequenceNumber>,
+}
+
+/// Where a reader asked to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// At a record that it had read before: by its number, after the number before it, or at the time of it or of those
+    /// behind the one before it.
+    Record {
+        /// Which.
+        id: RecordId,
+        /// Where it is.
+        number: SequenceNumber,
+        /// How many events had happened when it was read.
+        known: usize,
+    },
+    /// Behind the newest record.
+    Latest {
+        /// How many events had happened when the reader was told its place, and whoever came later comes behind it.
+        told: usize,
+    },
+}
+
 /// Who saw an event: all events of a source are in the order in which they happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(pub u32);
@@ -181,6 +214,7 @@ pub struct History {
     by_data: BTreeMap<Bytes, RecordId>,
     events: Vec<Noted>,
     tips: Vec<(Tip, u64)>,
+    begun: Vec<(Begun, u64)>,
     recorded: Option<Recorded>,
     /// Where records expire, and it is known what clocks showed.
     kept: Option<kept::Kept>,
@@ -201,6 +235,7 @@ impl History {
             by_data: BTreeMap::new(),
             events: Vec::new(),
             tips: Vec::new(),
+            begun: Vec::new(),
             recorded: None,
             kept: None,
         }
@@ -305,6 +340,17 @@ impl History {
     /// What was told of tips, each with what [`History::agreed_at`] was then.
     pub fn tips(&self) -> &[(Tip, u64)] {
         &self.tips
+    }
+
+    /// Somebody began to read somewhere.
+    pub fn note_begun(&mut self, begun: Begun) {
+        let agreed = self.agreed_now();
+        self.begun.push((begun, agreed));
+    }
+
+    /// Where readers began that had asked for a place, each with what [`History::agreed_at`] was when they had it.
+    pub fn begun(&self) -> &[(Begun, u64)] {
+        &self.begun
     }
 
     /// All records, by id.

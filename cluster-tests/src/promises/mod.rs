@@ -5,6 +5,7 @@
 
 pub mod acked_records_survive;
 mod expired;
+pub mod iterators_begin_as_asked;
 mod lineage;
 pub mod no_phantom_records;
 pub mod nothing_stored_twice;
@@ -110,7 +111,8 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// All that any history can be held against. Who is told of tips asks [`tips_are_fresh`], too.
+/// All that any history can be held against. Who is told of tips asks [`tips_are_fresh`], too; who asks for places in
+/// shards, [`iterators_begin_as_asked`].
 pub fn judge(history: &History) -> Vec<Verdict> {
     vec![
         acked_records_survive::check(history),

@@ -11,15 +11,24 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::time::sleep;
-use tristream_client::domain::StreamName;
+use tristream_client::domain::{HashKey, StreamName};
 
-use crate::history::{Event, History, Position, RecordId, SequenceNumber, ShardSeen, Source, Tip};
+use crate::history::{
+    Begun, Event, History, Position, RecordId, SequenceNumber, ShardSeen, Source, Tip,
+};
 
 /// Keys of a producer.
 const KEYS: u32 = 4;
+/// How the key ends whose records say themselves where they go.
+const EXPLICIT: &str = "-k1";
 /// Data of a record, in bytes: mostly small, sometimes large, so that segments fill.
 const SMALL_BYTES_MAX: usize = 300;
 const LARGE_BYTES_MAX: usize = 60_000;
+
+/// Where the records of a key are put, if not where the key says: those of one key of each producer.
+pub(super) fn explicit_hash(key: &str) -> Option<HashKey> {
+    key.ends_with(EXPLICIT).then(|| HashKey::of(&format!("elsewhere-{key}")))
+}
 
 /// How an attempt ended.
 pub(super) enum Outcome {
@@ -187,7 +196,8 @@ impl Board {
             let most = if random.random_bool(0.05) { LARGE_BYTES_MAX } else { SMALL_BYTES_MAX };
             let padding = "x".repeat(random.random_range(0..most));
             let data = Bytes::from(format!("{producer}-{made} {padding}"));
-            let id = state.history.intend(Some(key.clone()), data.clone());
+            let hash = explicit_hash(&key);
+            let id = state.history.intend_at(Some(key.clone()), hash, data.clone());
             state.history.push(Event::Sent(id));
             (id, key, data)
         };
@@ -246,6 +256,10 @@ impl Board {
 
     pub(super) fn note_tip(&self, tip: Tip) {
         self.state.lock().history.note_tip(tip);
+    }
+
+    pub(super) fn note_begun(&self, begun: Begun) {
+        self.state.lock().history.note_begun(begun);
     }
 
     pub(super) async fn reached(&self, phase: Phase) {

@@ -12,14 +12,14 @@ use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
 use tristream_client::domain::{Effect, PartitionKey, Record, SequenceNumber, Shard, StoredRecord};
 use tristream_client::wire::subscribe_request::From as WireFrom;
-use tristream_client::wire::tristream_client::TristreamClient;
 use tristream_client::{
-    Client, Connection, Connector, Error, Options, Start, StreamDescription, StreamStatus, wire,
+    Client, Connection, Connector, Error, Options, Start, StreamDescription, StreamStatus,
 };
-use tristream_node::net::{Net, channel};
+use tristream_node::net::Net;
 
-use super::board::{Board, Outcome, Phase};
+use super::board::{Board, Outcome, Phase, explicit_hash};
 use super::place::{AZS, peer_address};
+use super::subscription::Subscription;
 use super::world::SimulatedNet;
 use crate::history::{self, Event, Position, ShardSeen};
 
@@ -82,7 +82,8 @@ pub(super) async fn producer(number: u64, seed: u64, board: Arc<Board>) -> turmo
         for (_, key, data) in &batch {
             let partition_key = PartitionKey::new(key).ok_or("not a key")?;
             let data = data.clone();
-            records.push(Record { partition_key, explicit_hash_key: None, origin: None, data });
+            let explicit_hash_key = explicit_hash(key);
+            records.push(Record { partition_key, explicit_hash_key, origin: None, data });
         }
         let outcomes = client.put_batch(&board.stream, records).await;
         let outcomes = outcomes.into_iter().map(|outcome| match outcome {
@@ -103,7 +104,7 @@ fn position(number: SequenceNumber) -> Result<Position, String> {
     Ok(Position { shard: number.shard.to_string(), number: parsed })
 }
 
-fn stored(record: StoredRecord) -> Result<history::Stored, String> {
+pub(super) fn stored(record: StoredRecord) -> Result<history::Stored, String> {
     Ok(history::Stored {
         position: position(record.sequence_number)?,
         key: record.partition_key.as_str().to_owned(),
@@ -223,13 +224,17 @@ async fn read_replica(
     }
 }
 
+async fn oldest(board: &Board, node: usize, shard: &Shard) -> anyhow::Result<Subscription> {
+    Subscription::begin(board, node, shard.id.index(), WireFrom::TrimHorizon(true)).await
+}
+
 async fn read_replica_once(
     board: &Board,
     node: usize,
     shard: &Shard,
     ends: Option<&history::SequenceNumber>,
 ) -> anyhow::Result<Vec<history::Stored>> {
-    let mut replica = Replica::subscribe(board, node, shard).await?;
+    let mut replica = oldest(board, node, shard).await?;
     let mut records: Vec<history::Stored> = Vec::new();
     loop {
         let event = replica.next(&mut records).await?;
@@ -258,7 +263,7 @@ async fn still_begins_with(
     node: usize,
     shard: &Shard,
 ) -> anyhow::Result<()> {
-    let mut replica = Replica::subscribe(board, node, shard).await?;
+    let mut replica = oldest(board, node, shard).await?;
     let mut records = Vec::new();
     loop {
         let event = replica.next(&mut records).await?;
@@ -268,42 +273,5 @@ async fn still_begins_with(
         }
         let is_end = event.millis_behind == 0 || !event.children.is_empty();
         anyhow::ensure!(!is_end, "all trimmed meanwhile");
-    }
-}
-
-/// One replica of a shard, read from its oldest record on.
-struct Replica(tonic::Streaming<wire::SubscribeEvent>);
-
-impl Replica {
-    /// A node that says nothing for so long is asked anew.
-    const SILENCE: Duration = Duration::from_secs(5);
-
-    async fn subscribe(board: &Board, node: usize, shard: &Shard) -> anyhow::Result<Replica> {
-        let net: Arc<dyn Net> = Arc::new(SimulatedNet);
-        let mut stub = TristreamClient::new(channel(&net, &peer_address(node), 16 << 20)?)
-            .max_decoding_message_size(64 << 20);
-        let request = wire::SubscribeRequest {
-            stream: board.stream.to_string(),
-            shard_index: shard.id.index(),
-            from: Some(WireFrom::TrimHorizon(true)),
-        };
-        let events = timeout(Replica::SILENCE, stub.subscribe(request)).await??;
-        Ok(Replica(events.into_inner()))
-    }
-
-    /// The next event, whose records go to `records`.
-    async fn next(
-        &mut self,
-        records: &mut Vec<history::Stored>,
-    ) -> anyhow::Result<wire::SubscribeEvent> {
-        let event = timeout(Replica::SILENCE, self.0.message()).await??;
-        let mut event = event.ok_or_else(|| anyhow::anyhow!("the node ended the subscription"))?;
-        if let Some(refusal) = event.refusal {
-            anyhow::bail!("refused: {refusal:?}");
-        }
-        for record in event.records.drain(..) {
-            records.push(stored(record.try_into()?).map_err(anyhow::Error::msg)?);
-        }
-        Ok(event)
     }
 }

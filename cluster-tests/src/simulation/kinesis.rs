@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
-use super::board::{Board, Outcome, Phase};
+use super::board::{Board, Outcome, Phase, explicit_hash};
 use super::place::{AZS, KINESIS_PORT};
 use crate::history::{Event, Position, RecordId, SequenceNumber, Stored, Tip};
 use crate::raw_http::{Answer, kinesis_over};
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(150);
 /// Rounds of the reader between two listings.
 const LISTING_ROUNDS: u64 = 10;
 /// On an answer that may lack what was acked.
-const STALE: &str = "x-tristream-stale";
+pub(super) const STALE: &str = "x-tristream-stale";
 /// The name of the reader.
 const READER: &str = "kinesis";
 
@@ -83,8 +83,13 @@ async fn put(
     batch: &[(RecordId, String, Bytes)],
     random: &mut SmallRng,
 ) -> anyhow::Result<Vec<Outcome>> {
-    let entry =
-        |key: &str, data: &[u8]| json!({ "PartitionKey": key, "Data": STANDARD.encode(data) });
+    let entry = |key: &str, data: &[u8]| {
+        let mut entry = json!({ "PartitionKey": key, "Data": STANDARD.encode(data) });
+        if let Some(hash) = explicit_hash(key) {
+            entry["ExplicitHashKey"] = json!(hash.to_string());
+        }
+        entry
+    };
     let (operation, body) = match batch {
         [(_, key, data)] => {
             let mut body = entry(key, data);

@@ -16,6 +16,8 @@
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
 //! | somebody who creates and deletes streams | `operator.rs` |
 //! | somebody who splits and merges shards | `resharder.rs` |
+//! | somebody who begins to read in the middle | `seeker.rs` |
+//! | one subscription to one node | `subscription.rs` |
 //! | somebody who looks at the list of shards | `surveyor.rs` |
 //! | what clients share with the run | `board.rs` |
 //! | producers and readers, and the last reading of every replica | `clients.rs` |
@@ -39,8 +41,10 @@ mod resharder;
 mod rot;
 mod run;
 mod script;
+mod seeker;
 mod shrink;
 mod strike;
+mod subscription;
 mod surveyor;
 mod tables;
 mod trace;

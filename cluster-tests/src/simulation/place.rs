@@ -20,6 +20,8 @@ use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
 /// The nodes' names and availability zones.
 pub(super) const AZS: [&str; 3] = ["az-a", "az-b", "az-c"];
 const PEER_PORT: u16 = 5567;
+/// Over which the load of a stream on demand is watched: shorter than a run, so that shards are merged again, too.
+const ON_DEMAND_WINDOW_SECONDS: u64 = 10;
 const DATA_DIR: &str = "/data";
 /// Of a disk, kept free of records.
 pub(super) const RESERVE_BYTES: u64 = 64 << 20;
@@ -232,7 +234,7 @@ impl Place {
             quotas: false,
             deduplicate: true,
             retention_override_seconds: self.retention_seconds,
-            on_demand_window_seconds: 600,
+            on_demand_window_seconds: ON_DEMAND_WINDOW_SECONDS,
             enable_faults: false,
             fault_token: None,
             nodes: (0..3).map(address).collect(),

@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 /// What must have happened somewhere in a sweep, besides a fault of each kind.
-const MUST_HAPPEN: [&str; 17] = [
+const MUST_HAPPEN: [&str; 24] = [
     "acked_records",
     "terms",
     "elections",
@@ -45,6 +45,13 @@ const MUST_HAPPEN: [&str; 17] = [
     "purges",
     "shards_expired",
     "entries_repaired",
+    "leader_moves",
+    "rides_on_demand",
+    "iterators_latest",
+    "iterators_at_timestamp",
+    "iterators_at_sequence_number",
+    "iterators_after_sequence_number",
+    "subscriptions_latest",
 ];
 
 /// The fault that meets all nodes at once.

@@ -1,4 +1,4 @@
-//! Somebody who splits and merges the shards under load, asking any node as an AWS client does; and who
+//! Somebody who splits and merges the shards under load, or lets the load decide, asking any node as an AWS client does; and who
 //! shows, when the faults are over, that a reshard completes and that every open shard takes a put.
 //!
 //! Must not know faults.
@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tristream_client::domain::{HashKey, HashKeyRange};
 
 use super::board::{Board, Outcome, Phase};
@@ -21,12 +21,18 @@ use crate::history::Event;
 use crate::raw_http::Answer;
 
 const PAUSE: Duration = Duration::from_millis(70);
+const ARN: &str = "arn:aws:kinesis:us-east-1:000000000000:stream/";
 /// Most open shards: every one of them is three replicas that heartbeat.
 const OPEN_MAX: u32 = 4;
 /// Most changes in one run: the shards that they close stay, and are read at the end.
 const CHANGES_MAX: u32 = 5;
 /// A child gets at least this part of its parent, in 1,000, so that a key of its own is soon found.
 const SHARE_MIN_PERMILLE: u32 = 200;
+
+/// How many of the changes that leave room for a shard are left to the load: one in so many.
+const RIDE_ONE_IN: u32 = 6;
+/// While faults come, the load is given so long to add a shard.
+const RIDE_MAX: Duration = Duration::from_secs(8);
 
 /// An open shard as a listing shows it.
 #[derive(Clone, Debug)]
@@ -43,7 +49,15 @@ pub(super) async fn resharder(seed: u64, board: Arc<Board>) -> turmoil::Result {
         let in_calm = board.phase() == Phase::Calm;
         if change < CHANGES_MAX || in_calm {
             let open = listed(&mut random, &board).await?;
-            if begin(&mut random, &board, &open).await? {
+            let few = (open.len() as u32) < OPEN_MAX;
+            if few && random.random_ratio(1, RIDE_ONE_IN) {
+                if ride(&mut random, &board, open.len()).await? {
+                    board.count("rides_on_demand", 1);
+                    if in_calm {
+                        break;
+                    }
+                }
+            } else if begin(&mut random, &board, &open).await? {
                 active(&mut random, &board).await?;
                 board.count("reshards", 1);
                 if in_calm {
@@ -98,6 +112,11 @@ async fn begin(random: &mut SmallRng, board: &Board, open: &[Open]) -> anyhow::R
     board.resharder_waits_for(operation);
     match call(random.random_range(0..3), operation, &body, None).await {
         Ok(answer) if answer.status == 200 => Ok(true),
+        // It is on demand since an attempt of unknown outcome, which came late.
+        Ok(answer) if answer.status == 400 && says(&answer, &["On-Demand mode"]) => {
+            set_mode(random, board, "PROVISIONED").await?;
+            Ok(false)
+        }
         // The listing was old, or an attempt of unknown outcome goes on still.
         Ok(answer) if answer.status == 400 && is_about_state(&answer) => Ok(false),
         Ok(answer) if answer.status >= 500 => Ok(true),
@@ -110,10 +129,12 @@ async fn begin(random: &mut SmallRng, board: &Board, open: &[Open]) -> anyhow::R
 }
 
 fn is_about_state(answer: &Answer) -> bool {
+    says(answer, &["ResourceInUse", "InvalidArgument", "ResourceNotFound", "LimitExceeded"])
+}
+
+fn says(answer: &Answer, any_of: &[&str]) -> bool {
     let body = String::from_utf8_lossy(&answer.body);
-    ["ResourceInUse", "InvalidArgument", "ResourceNotFound", "LimitExceeded"]
-        .iter()
-        .any(|kind| body.contains(kind))
+    any_of.iter().any(|words| body.contains(words))
 }
 
 fn draw(random: &mut SmallRng, open: &[Open]) -> (&'static str, Value) {
@@ -137,6 +158,41 @@ fn draw(random: &mut SmallRng, open: &[Open]) -> (&'static str, Value) {
     let target = random.random_range(1..=OPEN_MAX);
     let body = json!({ "TargetShardCount": target, "ScalingType": "UNIFORM_SCALING" });
     ("UpdateShardCount", body)
+}
+
+/// Lets the stream have as many shards as its load asks for, which is 4 at least, until it has one more than `before`; in
+/// the calm it must. Then it is as it was. `false` when it was not let in.
+async fn ride(random: &mut SmallRng, board: &Board, before: usize) -> anyhow::Result<bool> {
+    board.resharder_waits_for("a stream on demand");
+    if !set_mode(random, board, "ON_DEMAND").await? {
+        return Ok(false);
+    }
+    let begun = Instant::now();
+    let patient = |board: &Board| board.phase() >= Phase::Calm || begun.elapsed() < RIDE_MAX;
+    while patient(board) && listed(random, board).await?.len() <= before {
+        board.resharder_waits_for("the load to add a shard");
+        sleep(PAUSE).await;
+    }
+    board.resharder_waits_for("a stream that is provisioned again");
+    while !set_mode(random, board, "PROVISIONED").await? {
+        sleep(PAUSE).await;
+    }
+    active(random, board).await?;
+    Ok(true)
+}
+
+/// Whether the node says that it is so.
+async fn set_mode(random: &mut SmallRng, board: &Board, mode: &str) -> anyhow::Result<bool> {
+    let body = json!({
+        "StreamARN": format!("{ARN}{}", board.stream),
+        "StreamModeDetails": { "StreamMode": mode },
+    });
+    match call(random.random_range(0..3), "UpdateStreamMode", &body, None).await {
+        Ok(answer) if answer.status == 200 => Ok(true),
+        Ok(answer) if answer.status >= 500 || is_about_state(&answer) => Ok(false),
+        Ok(answer) => bail!("{mode}: {} {}", answer.status, String::from_utf8_lossy(&answer.body)),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Waits until the stream is ACTIVE: the change is done.

@@ -18,7 +18,7 @@ use super::fault::{Event, Storm, schedule};
 use super::plant::Plant;
 use super::report::Report;
 use super::trace::Trace;
-use super::{kinesis, operator, resharder, surveyor};
+use super::{kinesis, operator, resharder, seeker, surveyor};
 use crate::history::History;
 use crate::promises;
 
@@ -101,6 +101,7 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     violations.extend(verdicts(&board));
     let mut coverage = cluster.coverage();
     coverage.extend(board.counts());
+    coverage.insert("leader_moves".to_owned(), trace.leader_moves());
     if let Some(Plant::Node(_)) = settings.plant {
         coverage.insert("planted_reached".to_owned(), tristream_node::planted::reached());
     }
@@ -121,6 +122,7 @@ fn all_clients(seed: u64, board: &Arc<Board>) -> Vec<Client> {
     all.push(operator::operator(seed, board.clone()).boxed_local());
     all.push(resharder::resharder(seed, board.clone()).boxed_local());
     all.push(kinesis::reader(seed, board.clone()).boxed_local());
+    all.push(seeker::seeker(seed, board.clone()).boxed_local());
     all.push(clients::auditor(board.clone()).boxed_local());
     if board.expires() {
         all.push(surveyor::surveyor(board.clone()).boxed_local());
@@ -194,6 +196,7 @@ fn verdicts(board: &Board) -> Vec<String> {
     let judge = |history: &History| {
         let mut verdicts = promises::judge(history);
         verdicts.push(promises::tips_are_fresh::check(history));
+        verdicts.push(promises::iterators_begin_as_asked::check(history));
         verdicts
     };
     let verdicts = board.with_history(judge);

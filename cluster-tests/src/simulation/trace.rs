@@ -14,6 +14,9 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+/// What a node says when it has handed a shard to the leader that the shard prefers: no metric tells.
+const LEADER_MOVED: &str = "leadership handed to the preferred leader";
+
 /// Log of a run. Clones are the same log.
 #[derive(Clone)]
 pub(super) struct Trace {
@@ -24,6 +27,7 @@ pub(super) struct Trace {
 struct State {
     hash: u64,
     lines: u64,
+    leader_moves: u64,
     line: String,
     file: Option<BufWriter<File>>,
 }
@@ -33,7 +37,7 @@ impl Trace {
     pub(super) fn new(level: Level, file: Option<&Path>) -> io::Result<Trace> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
         let hash = 0xcbf2_9ce4_8422_2325;
-        let state = State { hash, lines: 0, line: String::new(), file };
+        let state = State { hash, lines: 0, leader_moves: 0, line: String::new(), file };
         Ok(Trace { level, state: Arc::new(Mutex::new(state)) })
     }
 
@@ -46,10 +50,16 @@ impl Trace {
         }
         (state.hash, state.lines)
     }
+
+    /// How often leadership was handed over, on purpose.
+    pub(super) fn leader_moves(&self) -> u64 {
+        self.state.lock().leader_moves
+    }
 }
 
 impl State {
     fn end_line(&mut self) {
+        self.leader_moves += u64::from(self.line.contains(LEADER_MOVED));
         self.line.push('\n');
         // FNV-1a over words: what matters is that it is the same everywhere, and quick.
         for piece in self.line.as_bytes().chunks(8) {

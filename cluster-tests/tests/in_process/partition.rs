@@ -7,6 +7,9 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
 use tristream_client::domain::Effect;
+use tristream_client::wire;
+use tristream_client::wire::subscribe_request::From;
+use tristream_client::wire::tristream_client::TristreamClient;
 use tristream_client::{Error, Options};
 use tristream_cluster_tests::in_process::load::{Fate, Load, put};
 use tristream_cluster_tests::in_process::reading::{
@@ -244,4 +247,83 @@ async fn active_at(address: &str, stream: &str) -> anyhow::Result<bool> {
     let body = json!({ "StreamName": stream });
     let answer = kinesis(address, "DescribeStreamSummary", &body, Duration::from_secs(5)).await?;
     Ok(answer.body["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE")
+}
+
+/// What a node lacks may be older than the time that is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lags_begins_at_no_record_that_is_older_than_was_asked_for()
+-> anyhow::Result<()> {
+    let cluster = Cluster::start(Storage::Simulated).await?;
+    cluster.create_stream(STREAM, 1).await?;
+    let leader = cluster.leader(&[0, 1, 2], STREAM).await?;
+    let lags = (leader + 1) % 3;
+    cluster.wires().isolate(lags);
+    let patience = Duration::from_secs(8);
+    for data in ["older", "younger"] {
+        // Of different milliseconds.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data);
+        let body = json!({ "StreamName": STREAM, "PartitionKey": "k", "Data": data });
+        let answer = kinesis(cluster.kinesis(leader), "PutRecord", &body, patience).await?;
+        ensure!(answer.status == 200, "{answer:?}");
+    }
+    let younger = first_records(cluster.kinesis(leader), &json!("TRIM_HORIZON"), None).await?;
+    let younger = younger.get(1).context("two records")?.clone();
+    let time = younger["ApproximateArrivalTimestamp"].as_f64().context("a time")?;
+
+    let alone = first_records(cluster.kinesis(lags), &json!("AT_TIMESTAMP"), Some(time)).await;
+    ensure!(alone.is_err(), "it cannot know where that is: {alone:?}");
+    let begun = pushed_from(&cluster, lags, (time * 1000.0).round() as u64);
+    let (pushed, ()) = tokio::join!(begun, async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cluster.wires().rejoin(lags);
+    });
+    ensure!(pushed? == Bytes::from_static(b"younger"), "pushed from too early on");
+    let again = first_records(cluster.kinesis(lags), &json!("AT_TIMESTAMP"), Some(time)).await?;
+    ensure!(again.first() == Some(&younger), "{again:?} begins too early");
+    Ok(())
+}
+
+/// What an iterator shows first.
+async fn first_records(
+    address: &str,
+    kind: &serde_json::Value,
+    time: Option<f64>,
+) -> anyhow::Result<Vec<serde_json::Value>> {
+    let mut body = json!({
+        "StreamName": STREAM, "ShardId": "shardId-000000000000", "ShardIteratorType": kind,
+    });
+    if let Some(time) = time {
+        body["Timestamp"] = json!(time);
+    }
+    let patience = Duration::from_secs(8);
+    let iterator = kinesis(address, "GetShardIterator", &body, patience).await?;
+    ensure!(iterator.status == 200, "{iterator:?}");
+    let body = json!({ "ShardIterator": iterator.body["ShardIterator"] });
+    let answer = kinesis(address, "GetRecords", &body, patience).await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(answer.body["Records"].as_array().cloned().unwrap_or_default())
+}
+
+/// The first record that a node pushes of those from this time on, subscribed to until the node takes it.
+async fn pushed_from(cluster: &Cluster, seat: usize, time_ms: u64) -> anyhow::Result<Bytes> {
+    let config = cluster.config(seat);
+    let peer = config.nodes.get(seat).context("a seat")?.peer.clone();
+    let channel = tonic::transport::Endpoint::new(format!("http://{peer}"))?.connect().await?;
+    let mut stub = TristreamClient::new(channel);
+    let until = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < until {
+        let request = wire::SubscribeRequest {
+            stream: STREAM.to_owned(),
+            shard_index: 0,
+            from: Some(From::AtTimestampMs(time_ms)),
+        };
+        let mut events = stub.subscribe(request).await?.into_inner();
+        while let Some(event) = events.message().await? {
+            if let Some(first) = event.records.into_iter().next() {
+                return Ok(first.data);
+            }
+        }
+    }
+    anyhow::bail!("nothing was pushed")
 }

@@ -42,7 +42,7 @@ pub(super) struct Inner<M: Machine> {
     /// A leader whose majority was silent for longer may have been replaced.
     pub(super) lease: Duration,
     pub(super) room: Room,
-    /// It is to be replaced where it leads: it sends no heartbeats, by which it would go on leading.
+    /// It is to be replaced if it leads: it sends no heartbeats, by which it would go on leading.
     pub(super) resigns: AtomicBool,
     /// Ends the waits for repairs.
     pub(super) closing: CancellationToken,
@@ -133,7 +133,8 @@ impl<M: Machine> Group<M> {
         if planted!(StaleLeaderRead) && self.status().leader == Some(self.inner.me) {
             return Ok(self.status().applied.unwrap_or_default());
         }
-        if self.inner.resigns.load(Ordering::Relaxed) {
+        let leads_here = self.inner.leadership.borrow().leader == Some(self.inner.me);
+        if leads_here && self.inner.resigns.load(Ordering::Relaxed) {
             // It would ask by heartbeats.
             let why = "the leader cannot read its log, and waits for another one".to_owned();
             return Err(ProposeError::Unavailable(why));

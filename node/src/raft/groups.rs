@@ -38,6 +38,11 @@ use crate::tasks::{Kind, Tasks};
 /// How long a survivor's answer about its log is waited for.
 const COMPARE_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// How long it is waited for a replica's word that it would take over.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Groups that are handed over at a time when all are closed.
+const YIELDS_AT_ONCE: usize = 64;
+
 /// How long a replica may take to receive and install a checkpoint.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -265,8 +270,16 @@ impl Groups {
     }
 
     /// Asks `to` to take over leadership of `id`, when this node leads.
+    ///
+    /// # Errors
+    /// When `to` does not answer or would refuse; nothing has changed then. (From the moment at which openraft hands over
+    /// it takes no more proposals in this term, whatever the other says.)
     pub async fn hand_over(&self, id: GroupId, to: NodeId) -> anyhow::Result<()> {
-        self.get(id)?.hand_over(to.0).await.map_err(anyhow::Error::msg)
+        let group = self.get(id)?;
+        let connection = Connection::new(self.inner.transport.clone(), id, to);
+        let would = connection.ask_take_over(TAKE_OVER_TIMEOUT).await;
+        anyhow::ensure!(would.map_err(anyhow::Error::msg)?, "it cannot read all of its log");
+        group.hand_over(to.0).await.map_err(anyhow::Error::msg)
     }
 
     /// Room for records, here and on the peers that answer.
@@ -335,9 +348,8 @@ impl Groups {
     pub async fn close_all(&self) {
         let ids = self.ids();
         let me = self.inner.me;
-        for &id in &ids {
-            self.yield_leadership(id).await;
-        }
+        let yielding = futures::stream::iter(&ids);
+        yielding.for_each_concurrent(YIELDS_AT_ONCE, |&id| self.yield_leadership(id)).await;
         let led_here = |id: &GroupId| self.status(*id).is_some_and(|s| s.leader == Some(me));
         tracing::debug!("asked the peers to take over");
         for _ in 0..20 {

@@ -183,12 +183,16 @@ impl Inbound {
         Ok(convert::to_wire_vote_answer(&answer))
     }
 
-    /// A leader hands its group over.
+    /// A leader hands its group over, or asks whether it could.
     pub async fn transfer_leader(
         &self,
         message: wire::GroupTransfer,
     ) -> Result<wire::TransferAnswer, Status> {
         self.check_cluster(&message.cluster)?;
+        if message.only_asks {
+            let accepted = self.group(message.group)?.may_take_over();
+            return Ok(wire::TransferAnswer { accepted });
+        }
         let from = convert::required_vote(message.from.as_ref()).map_err(bad)?;
         let last = message.last.as_ref().map(convert::from_wire_id);
         let request = peer::transfer_request(from, message.to, last);

@@ -130,6 +130,19 @@ impl Connection {
         convert::from_wire_vote_answer(&answer).map_err(unreachable)
     }
 
+    /// Asks whether `to` would take over leadership; nothing changes there.
+    pub(super) async fn ask_take_over(&self, deadline: Duration) -> Result<bool, RpcError> {
+        let message = wire::GroupTransfer {
+            group: self.group.0,
+            to: self.to.0,
+            cluster: self.transport.cluster.clone(),
+            only_asks: true,
+            ..Default::default()
+        };
+        let mut client = self.client()?;
+        Ok(call(deadline, client.transfer_leader(message)).await?.accepted)
+    }
+
     fn way(&self) -> Result<&Way, RpcError> {
         let way = self.transport.peers.get(&self.to);
         way.ok_or_else(|| unreachable(format_args!("node {} is not in the roster", self.to)))
@@ -323,6 +336,7 @@ impl RaftNetworkV2<Types> for Connection {
             to: *request.to_node_id(),
             last: request.last_log_id().map(convert::to_wire_id),
             cluster: self.transport.cluster.clone(),
+            only_asks: false,
         };
         let mut client = self.client()?;
         let answer = call(option.hard_ttl(), client.transfer_leader(message)).await?;

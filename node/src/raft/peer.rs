@@ -37,6 +37,8 @@ pub(super) trait Peer: Send + Sync {
         &self,
         request: VoteRequest<Types>,
     ) -> BoxFuture<'_, Result<VoteResponse<Types>, String>>;
+    /// Whether `take_over` would not be refused.
+    fn may_take_over(&self) -> bool;
     fn take_over(
         &self,
         request: TransferLeaderRequest<Types>,
@@ -110,12 +112,12 @@ impl<M: Machine> Peer for Inner<M> {
         self.raft.runtime_config().elect(may);
     }
 
-    /// openraft has no way to resign: a leader that is silent is replaced.
+    /// openraft has no way to resign but to name a successor: a leader that sends nothing is replaced, too.
     fn let_lead(&self, may: bool) {
         self.raft.runtime_config().heartbeat(may);
         let resigned = self.resigns.swap(!may, atomic::Ordering::Relaxed);
         if !may && !resigned {
-            tracing::info!(group = %self.id, "does not lead on: it cannot read what it may have to send");
+            tracing::info!(group = %self.id, "does not lead on where it leads: it cannot read what it may have to send");
         }
     }
 
@@ -123,12 +125,16 @@ impl<M: Machine> Peer for Inner<M> {
         Box::pin(self.checkpoint_that_covers(index))
     }
 
+    fn may_take_over(&self) -> bool {
+        !self.log.is_damaged()
+    }
+
     fn take_over(
         &self,
         request: TransferLeaderRequest<Types>,
     ) -> BoxFuture<'_, Result<bool, String>> {
         Box::pin(async move {
-            if self.log.is_damaged() {
+            if !self.may_take_over() {
                 return Ok(false);
             }
             let answer = self.raft.handle_transfer_leader(request).await;

@@ -4,15 +4,15 @@
 //! vouch for is written back, so it does not matter how old the replica is that sent it; while a
 //! group has damaged entries it does not stand for election here, for it could not hand them on. Where it
 //! leads, it goes on if they are committed: a majority has them, and the others may be damaged, too. If not,
-//! nobody else may have them, and it lets others lead; so it does if its peers have purged them, for then they
-//! can do without what it could not send them. An entry is given up only where a peer shows that it
+//! nobody else may have them, and it lets others lead; so it does if a follower may need what the peers that answer
+//! have purged, for they can do without what it could not send. An entry is given up only where a peer shows that it
 //! was never committed, and only before consensus begins here.
 //! What nobody has to hold any longer may be nowhere: then, too, and only before consensus begins here, the group
 //! begins again at a peer's checkpoint (`overtaken`).
 //! Reads wait for a repair, up to their patience: to openraft a failed read is the end of the group.
 //! Must not know what is in an entry.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use tristream_proto::wire;
 
 use super::groups::Groups;
 use super::network::{Connection, Transport};
-use super::{convert, overtaken};
+use super::{Status, convert, overtaken};
 use crate::log::{Entry, EntryId, Faulty, GroupLog, Log};
 
 /// How often damaged entries are looked for; scrubbing finds them at about this pace.
@@ -70,13 +70,16 @@ impl Given {
     }
 }
 
+/// Indexes of entries, by group.
+type Indexes = BTreeMap<GroupId, Vec<u64>>;
+
 /// What came of asking the peers for damaged entries.
 #[derive(Default)]
 struct Mend {
     /// How many were repaired.
     repaired: usize,
-    /// One was not, and all peers that answered have purged it.
-    is_purged: bool,
+    /// Those that were not, and that all peers that answered have purged.
+    purged: Vec<u64>,
 }
 
 /// Fetches damaged entries of all groups.
@@ -107,8 +110,9 @@ impl Repair {
                 break;
             }
         }
-        let is_purged = purged.is_some_and(|purged| !purged.is_empty());
-        Mend { repaired: asked - indexes.len(), is_purged }
+        let mut purged = purged.unwrap_or_default();
+        purged.retain(|index| indexes.contains(index));
+        Mend { repaired: asked - indexes.len(), purged }
     }
 
     /// As `mend`; and what a peer shows to be void is removed from the log, with all that follows it.
@@ -196,14 +200,29 @@ impl Repair {
         }
     }
 
+    /// Says who may stand for election, and who may go on leading; gives those that may not.
+    fn judge(&self, here: &Groups, damaged: &Indexes, purged: &Indexes) -> Vec<GroupId> {
+        here.let_stand(|group| !damaged.contains_key(&group));
+        let is_stuck = |group: GroupId, at: &[u64]| {
+            let gone = purged.get(&group).and_then(|gone| gone.last());
+            let status = gone.and_then(|_| here.status(group));
+            let needed = |gone: &u64| status.is_some_and(|status| is_needed(&status, *gone));
+            !self.are_committed(group, at) || gone.is_some_and(needed)
+        };
+        let stuck = damaged.iter().filter(|(group, at)| is_stuck(**group, at));
+        let stuck: Vec<GroupId> = stuck.map(|(group, _)| *group).collect();
+        here.let_lead(|group| !stuck.contains(&group));
+        stuck
+    }
+
     fn are_committed(&self, group: GroupId, indexes: &[u64]) -> bool {
         let committed = self.log.group(group).state().committed.map(|id| id.index);
         indexes.iter().all(|index| committed >= Some(*index))
     }
 
     /// The damaged entries that are known, by group.
-    fn damaged(&self) -> BTreeMap<GroupId, Vec<u64>> {
-        let mut damaged: BTreeMap<GroupId, Vec<u64>> = BTreeMap::new();
+    fn damaged(&self) -> Indexes {
+        let mut damaged = Indexes::new();
         for (group, index) in self.log.faulty() {
             damaged.entry(group).or_default().push(index);
         }
@@ -390,29 +409,36 @@ impl Mended {
 ///
 /// `groups` gives them, until they are gone.
 pub(super) async fn run(repair: Arc<Repair>, groups: impl Fn() -> Option<Groups>) {
-    // Groups of which something is damaged that the peers have purged.
-    let mut purged = BTreeSet::new();
+    // What of it the peers have purged.
+    let mut purged = Indexes::new();
     for look in 0.. {
         sleep(INTERVAL).await;
         let damaged = repair.damaged();
         let Some(here) = groups() else { return };
-        here.let_stand(|group| !damaged.contains_key(&group));
+        repair.judge(&here, &damaged, &purged);
         let mend = |(group, indexes)| {
             let mend = repair.mend(group, window(indexes, look));
-            async move { (group, mend.await.is_purged) }
+            async move { (group, mend.await.purged) }
         };
         let mends = futures::stream::iter(damaged).map(mend).buffer_unordered(GROUPS_AT_ONCE);
-        let mends: Vec<(GroupId, bool)> = mends.collect().await;
+        let mends: Vec<(GroupId, Vec<u64>)> = mends.collect().await;
         let still = repair.damaged();
-        purged
-            .extend(mends.into_iter().filter(|(_, is_purged)| *is_purged).map(|(group, _)| group));
-        purged.retain(|group| still.contains_key(group));
-        here.let_stand(|group| !still.contains_key(&group));
-        here.let_lead(|group| {
-            let leads_on = |at| repair.are_committed(group, at) && !purged.contains(&group);
-            still.get(&group).is_none_or(|at| leads_on(at))
-        });
+        mends.into_iter().for_each(|(group, gone)| purged.entry(group).or_default().extend(gone));
+        for (group, gone) in &mut purged {
+            gone.retain(|index| still.get(group).is_some_and(|still| still.contains(index)));
+            gone.sort_unstable();
+            gone.dedup();
+        }
+        purged.retain(|_, gone| !gone.is_empty());
+        for group in repair.judge(&here, &still, &purged) {
+            here.yield_leadership(group).await;
+        }
     }
+}
+
+/// Whether a leader may have to send this entry: a follower is not known to have it.
+fn is_needed(status: &Status, index: u64) -> bool {
+    status.leader.is_some() && status.matched.iter().any(|(_, matched)| *matched < Some(index))
 }
 
 /// As many as are asked for in one call: others at each look, for nobody may hold the first.

@@ -54,6 +54,10 @@ impl Router {
 
     /// The position at which a read of `from` begins. `Latest` is confirmed by a quorum where there
     /// is one.
+    ///
+    /// # Errors
+    /// `Unavailable` for a time that no record here has reached yet, where this replica cannot learn what it lacks: older
+    /// records may be among that, and must not be shown. Asking again, or elsewhere, is safe.
     pub async fn seek(&self, shard: &Shard, from: ReadFrom) -> Result<RecordPosition, Error> {
         let until = Instant::now() + CONFIRM_TIME;
         match from {
@@ -74,11 +78,12 @@ impl Router {
         if !is_time || !is_at_tip {
             return Ok(found);
         }
-        // Older records may be committed that this replica has not seen: they must not be shown.
-        let Ok(confirmed) = self.barrier(shard.group, &shard.replicas, until).await else {
-            return Ok(found);
-        };
-        replica.wait_applied(confirmed, until.saturating_duration_since(Instant::now())).await;
+        let confirmed = self.barrier(shard.group, &shard.replicas, until).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        if !replica.wait_applied(confirmed, left).await {
+            let why = "this replica lags: what it lacks may be older than the time asked for";
+            return Err(Error::Unavailable(why.to_owned()));
+        }
         Ok(replica.seek(from).await?)
     }
 

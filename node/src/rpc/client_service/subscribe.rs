@@ -72,7 +72,7 @@ impl ClientService {
         };
         let from = read_from(shard, request.from)?;
         let handle = open_here(&router, shard)?;
-        let position = handle.seek(from).await.map_err(|e| status::of_read(&e))?;
+        let position = router.seek(shard, from).await.map_err(|e| status::of_router(&e))?;
         // A position past this replica's tip stands: the subscriber has seen what lies before it.
         let position = match from {
             ReadFrom::At(asked) => position.max(asked),

@@ -138,47 +138,122 @@ enum PurgedBy {
     All,
 }
 
+/// A group on three nodes.
+struct Trio {
+    id: GroupId,
+    seats: Vec<Seat>,
+    running: Vec<Running>,
+    groups: Vec<Group<Words>>,
+}
+
+impl Trio {
+    async fn open(id: GroupId) -> Trio {
+        let seats = seats().await;
+        let (running, groups) = (Vec::new(), Vec::new());
+        let mut trio = Trio { id, seats, running, groups };
+        for node in 0..3 {
+            trio.start(node).await.expect("opens");
+        }
+        trio
+    }
+
+    /// Starts the node of this place, which must be the next one.
+    async fn start(&mut self, node: usize) -> anyhow::Result<()> {
+        assert_eq!((self.running.len(), self.groups.len()), (node, node));
+        self.running.push(self.seats[node].run().await);
+        self.groups.push(self.open_at(node).await?);
+        Ok(())
+    }
+
+    async fn open_at(&self, node: usize) -> anyhow::Result<Group<Words>> {
+        self.running[node].groups.open(self.id, Words::default(), &FOUNDERS).await
+    }
+
+    /// Stops the last node.
+    async fn stop(&mut self) {
+        self.groups.pop();
+        let last = self.running.pop().expect("somebody runs");
+        self.seats[self.running.len()].stop(last).await;
+    }
+
+    /// Puts, reads back.
+    async fn collect(&self, words: std::ops::Range<u32>) {
+        collect(&self.groups, words).await;
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.groups[0].watch_leader().borrow().leader
+    }
+
+    async fn led_by(&self, to: NodeId) {
+        while self.groups.iter().any(|group| group.watch_leader().borrow().leader != Some(to)) {
+            for node in &self.running {
+                // Only the leader's counts; it may not have got so far.
+                let _ = node.groups.hand_over(self.id, to).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The third node comes back from a stop with a log of 16 words on its disk that it need not read.
+    async fn third_restarts(&mut self) {
+        self.collect(0..16).await;
+        // What its checkpoint covers it does not read again when it comes back.
+        self.groups[2].checkpoint().await.expect("taken");
+        self.stop().await;
+    }
+
+    async fn others_purge(&self) {
+        purge(&self.groups[0]).await;
+        purge(&self.groups[1]).await;
+    }
+
+    async fn words_rot_on_the_third(&self) {
+        for word in 0..16 {
+            rot(&self.seats[2].disk, &format!("word {word:03}")).await;
+        }
+    }
+
+    /// As a scrubber does.
+    async fn third_notices(&self) {
+        let log = &self.groups[2].inner.log;
+        for index in 0..16 {
+            // What comes before the damage is read.
+            let _ = log.read(index..index + 1, 1).await;
+        }
+        assert!(log.is_damaged());
+    }
+}
+
 /// The third node stops; something rots there; the others go on. It opens the group again at the first or second
 /// attempt, knows all, and its log goes on.
 async fn comes_back(id: GroupId, purged: PurgedBy, rots: &str) {
-    let mut seats = seats().await;
-    let mut running = Vec::new();
-    for seat in &seats {
-        running.push(seat.run().await);
-    }
-    let mut groups = Vec::new();
-    for node in &running {
-        groups.push(node.groups.open(id, Words::default(), &FOUNDERS).await.expect("opens"));
-    }
-    collect(&groups, 0..8).await;
+    let mut trio = Trio::open(id).await;
+    trio.collect(0..8).await;
     if purged != PurgedBy::TheOthers {
-        purge(&groups[2]).await;
+        purge(&trio.groups[2]).await;
     }
-    groups.pop();
-    seats[2].stop(running.pop().expect("three")).await;
-    collect(&groups, 8..12).await;
+    trio.stop().await;
+    trio.collect(8..12).await;
     if purged != PurgedBy::Itself {
-        purge(&groups[0]).await;
-        purge(&groups[1]).await;
+        trio.others_purge().await;
     }
-    collect(&groups, 12..14).await;
+    trio.collect(12..14).await;
 
-    rot(&seats[2].disk, rots).await;
-    let node = seats[2].run().await;
-    let mut opened = node.groups.open(id, Words::default(), &FOUNDERS).await;
+    rot(&trio.seats[2].disk, rots).await;
+    let mut opened = trio.start(2).await;
     if opened.is_err() && !id.is_meta() {
-        opened = node.groups.open(id, Words::default(), &FOUNDERS).await;
+        opened = trio.open_at(2).await.map(|group| trio.groups.push(group));
     }
-    groups.push(opened.unwrap_or_else(|error| panic!("{rots} rots: {error:#}")));
-    collect(&groups, 14..16).await;
+    opened.unwrap_or_else(|error| panic!("{rots} rots: {error:#}"));
+    trio.collect(14..16).await;
+    let groups = &trio.groups;
     assert!(groups[2].purged() >= groups[0].purged().min(groups[1].purged()));
     assert!(!groups[2].inner.log.is_damaged());
     // And once more, from what it has by now.
-    groups.pop();
-    seats[2].stop(node).await;
-    let node = seats[2].run().await;
-    groups.push(node.groups.open(id, Words::default(), &FOUNDERS).await.expect("opens"));
-    collect(&groups, 16..17).await;
+    trio.stop().await;
+    trio.start(2).await.expect("opens");
+    trio.collect(16..17).await;
 }
 
 async fn in_time(test: impl Future<Output = ()>) {
@@ -215,37 +290,60 @@ async fn peers_that_are_not_purged_as_far_take_one_if_nothing_is_retained() {
 #[tokio::test]
 async fn a_leader_that_cannot_read_what_its_followers_have_purged_lets_one_of_them_lead() {
     in_time(async {
-        let (id, mut seats) = (GroupId(7), seats().await);
-        let mut running = Vec::new();
-        for seat in &seats {
-            running.push(seat.run().await);
-        }
-        let mut groups = Vec::new();
-        for node in &running {
-            groups.push(node.groups.open(id, Words::default(), &FOUNDERS).await.expect("opens"));
-        }
-        collect(&groups, 0..16).await;
-        // What its checkpoint covers it does not read again when it comes back.
-        groups[2].checkpoint().await.expect("taken");
-        groups.pop();
-        seats[2].stop(running.pop().expect("three")).await;
-        purge(&groups[0]).await;
-        purge(&groups[1]).await;
-        let node = seats[2].run().await;
-        groups.push(node.groups.open(id, Words::default(), &FOUNDERS).await.expect("opens"));
-        collect(&groups, 16..18).await;
-        for word in 0..16 {
-            rot(&seats[2].disk, &format!("word {word:03}")).await;
-        }
-        while groups[2].watch_leader().borrow().leader != Some(NodeId(3)) {
-            for node in &running {
-                // Only the leader's counts; it may not have got so far.
-                let _ = node.groups.hand_over(id, NodeId(3)).await;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        collect(&groups, 18..20).await;
-        assert_ne!(groups[0].watch_leader().borrow().leader, Some(NodeId(3)));
+        let mut trio = Trio::open(GroupId(7)).await;
+        trio.third_restarts().await;
+        trio.others_purge().await;
+        trio.start(2).await.expect("opens");
+        trio.collect(16..18).await;
+        trio.words_rot_on_the_third().await;
+        trio.led_by(NodeId(3)).await;
+        trio.collect(18..20).await;
+        assert_ne!(trio.leader(), Some(NodeId(3)));
+    })
+    .await;
+}
+
+/// What rots is behind its followers: nobody needs it.
+#[tokio::test]
+async fn a_leader_that_has_sent_what_it_cannot_read_any_more_leads_on() {
+    in_time(async {
+        let mut trio = Trio::open(GroupId(7)).await;
+        trio.third_restarts().await;
+        trio.start(2).await.expect("opens");
+        trio.led_by(NodeId(3)).await;
+        trio.collect(16..18).await;
+        trio.others_purge().await;
+        trio.words_rot_on_the_third().await;
+        trio.third_notices().await;
+        let term = trio.groups[2].watch_leader().borrow().term;
+        // It looks for damage, asks its peers, and judges.
+        tokio::time::sleep(3 * repair::INTERVAL).await;
+        trio.groups[2].read_barrier(LONG).await.expect("it leads");
+        trio.collect(18..20).await;
+        assert_eq!(trio.groups[2].watch_leader().borrow().term, term, "nobody else was elected");
+    })
+    .await;
+}
+
+/// A leader that hands over takes no more proposals; so it asks first.
+#[tokio::test]
+async fn nothing_is_handed_to_a_node_that_cannot_read_its_log() {
+    in_time(async {
+        let mut trio = Trio::open(GroupId(7)).await;
+        trio.third_restarts().await;
+        trio.others_purge().await;
+        trio.start(2).await.expect("opens");
+        trio.led_by(NodeId(1)).await;
+        trio.collect(16..18).await;
+        trio.words_rot_on_the_third().await;
+        trio.third_notices().await;
+        // Nobody else can be elected.
+        trio.groups.remove(1);
+        let second = trio.running.remove(1);
+        trio.seats[1].stop(second).await;
+        let refused = trio.running[0].groups.hand_over(trio.id, NodeId(3)).await;
+        assert!(refused.is_err());
+        trio.collect(18..20).await;
     })
     .await;
 }
