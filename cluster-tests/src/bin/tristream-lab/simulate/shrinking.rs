@@ -5,7 +5,8 @@
 use anyhow::Context;
 use tristream_cluster_tests::simulation::{Report, Script, broken, shrink};
 
-use super::{Arguments, Only, Run, SHRUNK_MAX, complain, in_a_process, say};
+use super::run::{Only, Run, in_a_process};
+use super::{Arguments, SHRUNK_MAX, complain, say};
 
 /// Shrinks the first of the broken seeds, and tells how to replay each with the faults that it takes.
 pub(super) fn tell(reports: &[Report], arguments: &Arguments) -> anyhow::Result<()> {
