@@ -19,7 +19,7 @@ use clap::Args;
 use tokio::time::Instant;
 use tristream_cluster_tests::simulation::{self, EVERYWHERE, Plant, Report, Settings, Sum};
 
-use run::{Faults, Run, in_a_process};
+use run::{Faults, Run, differs, in_a_process, twice};
 
 #[derive(Args, Clone)]
 pub(super) struct Arguments {
@@ -180,16 +180,10 @@ impl Arguments {
     fn one(&self, seed: u64) -> anyhow::Result<Report> {
         // What a seed does not have cannot be asked of it.
         self.run.only.as_ref().map(|_| self.run.faults(seed)).transpose()?;
-        if !self.twice {
-            return in_a_process(seed, &self.run);
+        match self.twice {
+            true => twice(seed, &self.run),
+            false => in_a_process(seed, &self.run),
         }
-        let run = Run { full: true, ..self.run.clone() };
-        let (mut first, second) = (in_a_process(seed, &run)?, in_a_process(seed, &run)?);
-        if first != second {
-            let (one, other) = (&first.hash, &second.hash);
-            first.violations.push(format!("two runs differ: {one} and {other}"));
-        }
-        Ok(first)
     }
 }
 
@@ -215,7 +209,9 @@ fn show(report: &Report, took: Duration, arguments: &Arguments) -> anyhow::Resul
     }
     if !report.violations.is_empty() {
         let again = arguments.run.command(report.seed)?;
-        say(&format!("    again: {again} --full --log run.log"))?;
+        // Two runs would write one log.
+        let how = if differs(report) { "--twice" } else { "--full --log run.log" };
+        say(&format!("    again: {again} {how}"))?;
     }
     Ok(())
 }

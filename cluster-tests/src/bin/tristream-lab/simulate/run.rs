@@ -10,7 +10,7 @@ use std::str::FromStr;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tristream_cluster_tests::pinned;
-use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Script, Storm};
+use tristream_cluster_tests::simulation::{self, Event, Plant, Report, Script, Storm, broken};
 
 #[derive(Args, Clone)]
 pub(super) struct Run {
@@ -148,6 +148,29 @@ impl Run {
     }
 }
 
+/// What two runs of a seed break that are not the same.
+pub(super) const RUNS_DIFFER: &str = "runs_differ";
+
+/// Runs a seed in two processes, which must be the same to the last line of debugging.
+pub(super) fn twice(seed: u64, run: &Run) -> anyhow::Result<Report> {
+    let run = Run { full: true, ..run.clone() };
+    let (mut first, second) = (in_a_process(seed, &run)?, in_a_process(seed, &run)?);
+    if first != second {
+        first.violations.push(not_the_same(&first.hash, &second.hash));
+    }
+    Ok(first)
+}
+
+/// In the form in which promises tell what is broken.
+fn not_the_same(one: &str, other: &str) -> String {
+    format!("{RUNS_DIFFER} BROKEN: two runs of the seed, {one} and {other}")
+}
+
+/// Whether it takes two runs to see what is broken.
+pub(super) fn differs(report: &Report) -> bool {
+    broken(&report.violations).contains(RUNS_DIFFER)
+}
+
 /// A process that dies without a report broke something too.
 pub(super) fn in_a_process(seed: u64, run: &Run) -> anyhow::Result<Report> {
     let mut command = Command::new(std::env::current_exe()?);
@@ -187,4 +210,23 @@ pub(super) fn in_a_process(seed: u64, run: &Run) -> anyhow::Result<Report> {
         coverage: Default::default(),
     };
     Ok(serde_json::from_slice(&output.stdout).unwrap_or_else(|_| died()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_two_runs_show_is_told_from_the_rest() {
+        let report = |violation: String| Report {
+            seed: 1,
+            hash: String::new(),
+            log_lines: 0,
+            simulated_ms: 1,
+            violations: vec![violation],
+            coverage: Default::default(),
+        };
+        assert!(differs(&report(not_the_same("a", "b"))));
+        assert!(!differs(&report("acked_records_survive BROKEN: 2 checked".to_owned())));
+    }
 }
