@@ -38,9 +38,13 @@ pub(super) struct Arguments {
     /// Run each seed in two processes, and fail when they are not the same to the last line of debugging.
     #[arg(long)]
     twice: bool,
-    /// Also fail when a kind of fault never hit, or nothing was torn, restarted or elected.
+    /// Also fail when a kind of fault never hit, or nothing was torn, restarted or elected. Sweeps of 200 random seeds
+    /// or more do so anyway.
     #[arg(long)]
     cover: bool,
+    /// What never happened is no failure, however many seeds there are.
+    #[arg(long, conflicts_with = "cover")]
+    no_cover: bool,
     /// How often a broken seed may be run again to find out which of its faults it takes. 0: not at all.
     #[arg(long, default_value_t = 40)]
     tries: usize,
@@ -62,6 +66,8 @@ pub(super) struct OneSeed {
     run: Run,
 }
 
+/// So many random seeds meet everything that a sweep is to show.
+const COVERING_SEEDS: u64 = 200;
 /// So many broken seeds are shrunk.
 const SHRUNK_MAX: usize = 2;
 
@@ -155,7 +161,7 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<bool> {
     let sum = sum.into_inner().unwrap_or_else(|broken| broken.into_inner());
     let broken = broken.into_inner().unwrap_or_else(|broken| broken.into_inner());
     shrinking::tell(&broken, arguments)?;
-    let missing = if arguments.cover { arguments.missing(&sum) } else { Vec::new() };
+    let missing = if arguments.is_to_cover(seeds) { arguments.missing(&sum) } else { Vec::new() };
     if arguments.json {
         say(&serde_json::to_string(&sum)?)?;
     } else if !arguments.until_broken {
@@ -177,6 +183,13 @@ impl Arguments {
         missing
     }
 
+    /// Whether what never happens in so many seeds is a failure.
+    fn is_to_cover(&self, seeds: u64) -> bool {
+        let Run { script, plant, only, .. } = &self.run;
+        let random = script.is_none() && plant.is_none() && only.is_none();
+        self.cover || (random && seeds >= COVERING_SEEDS && !self.no_cover)
+    }
+
     fn one(&self, seed: u64) -> anyhow::Result<Report> {
         // What a seed does not have cannot be asked of it.
         self.run.only.as_ref().map(|_| self.run.faults(seed)).transpose()?;
@@ -191,19 +204,7 @@ fn show(report: &Report, took: Duration, arguments: &Arguments) -> anyhow::Resul
     if arguments.json {
         return say(&serde_json::to_string(report)?);
     }
-    let count = |what| report.coverage.get(what).copied().unwrap_or_default();
-    let faults = report.faults();
-    say(&format!(
-        "seed {:<8} {} {} acked, {} unknown, {faults} faults, {} restarts, {} terms, {:.1} simulated s in {:.1} s",
-        report.seed,
-        if report.violations.is_empty() { "clean ".to_owned() } else { "BROKEN".to_owned() },
-        count("acked_records"),
-        count("unknown_records"),
-        count("restarts"),
-        count("terms"),
-        report.simulated_ms as f64 / 1000.0,
-        took.as_secs_f64(),
-    ))?;
+    say(&line(report, took))?;
     for violation in &report.violations {
         say(&format!("    {violation}"))?;
     }
@@ -214,4 +215,88 @@ fn show(report: &Report, took: Duration, arguments: &Arguments) -> anyhow::Resul
         say(&format!("    again: {again} {how}"))?;
     }
     Ok(())
+}
+
+/// A seed in one line.
+fn line(report: &Report, took: Duration) -> String {
+    let count = |what| report.coverage.get(what).copied().unwrap_or_default();
+    let word = if report.violations.is_empty() { "clean " } else { "BROKEN" };
+    let (seed, faults) = (report.seed, report.faults());
+    let shown = [
+        ("acked_records", "acked"),
+        ("unknown_records", "unknown"),
+        ("restarts", "restarts"),
+        ("terms", "terms"),
+        ("elections", "elections"),
+        ("torn_tails", "torn"),
+        ("entries_repaired", "repaired"),
+        ("trims", "trims"),
+    ];
+    let shown = shown.map(|(what, word)| format!("{} {word}", count(what))).join(", ");
+    let (simulated, took) = (report.simulated_ms as f64 / 1000.0, took.as_secs_f64());
+    format!(
+        "seed {seed:<8} {word} {faults} faults, {shown}, {simulated:.1} simulated s in {took:.1} s"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn arguments(line: &str) -> Arguments {
+        Line::try_parse_from(line.split_whitespace()).unwrap().arguments
+    }
+
+    #[test]
+    fn many_random_seeds_are_to_meet_everything() {
+        let covers = |line: &str, seeds| arguments(line).is_to_cover(seeds);
+        assert!(covers("simulate", 200));
+        assert!(covers("simulate --faults power_loss_all --twice", 1000));
+        assert!(covers("simulate --cover", 1));
+        assert!(!covers("simulate", 199));
+        assert!(!covers("simulate --no-cover", 10_000));
+        for chosen in ["--plant no-crc", "--script file", "--only 1,2"] {
+            assert!(!covers(&format!("simulate {chosen}"), 10_000), "{chosen}");
+            assert!(covers(&format!("simulate --cover {chosen}"), 10_000), "{chosen}");
+        }
+        assert!(Line::try_parse_from(["simulate", "--cover", "--no-cover"]).is_err());
+    }
+
+    #[test]
+    fn a_bug_alone_is_a_hunt() {
+        let hunts = |line: &str| hunt::is_meant(&arguments(line));
+        assert!(hunts("simulate --plant no-crc"));
+        assert!(hunts("simulate --plant no-crc --seconds 5 --json --twice"));
+        for more in
+            ["--seed 4", "--seeds 7", "--script file", "--only 1", "--faults power_loss_all"]
+        {
+            assert!(!hunts(&format!("simulate --plant no-crc {more}")), "{more}");
+        }
+        assert!(!hunts("simulate --seeds 3"));
+    }
+
+    #[test]
+    fn a_seed_fits_on_a_line() {
+        let what = ["acked_records", "unknown_records", "restarts", "terms", "elections"];
+        let what = what.into_iter().chain(["torn_tails", "entries_repaired", "trims"]);
+        let report = Report {
+            seed: 99_999_999,
+            hash: String::new(),
+            log_lines: 0,
+            simulated_ms: 65_000,
+            violations: vec![],
+            coverage: what.map(|what| (what.to_owned(), 999)).collect(),
+        };
+        let line = line(&report, Duration::from_secs(99));
+        assert!(line.len() <= 160, "{}: {line}", line.len());
+        assert!(line.contains("999 elections, 999 torn, 999 repaired, 999 trims"), "{line}");
+    }
 }
