@@ -38,6 +38,7 @@
 //! | records that expire under load, and what the logs take | `expiry.rs` |
 //! | a process whose unsynced writes are lost when it is killed | `power_loss.rs` |
 //! | whole clusters in simulation, from a seed | `simulation/` |
+//! | the scripts of faults that find the planted bugs | `pinned.rs` |
 
 pub mod admin;
 pub mod aws_cli;
@@ -52,6 +53,8 @@ pub mod generations;
 pub mod history;
 pub mod in_process;
 pub mod kill_all;
+#[cfg(target_os = "linux")]
+pub mod pinned;
 pub mod ports;
 #[cfg(target_os = "linux")]
 pub mod power_loss;

@@ -17,6 +17,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use tristream_client::recording::{Data, Event, FORMAT, Line, Shard};
@@ -182,6 +183,21 @@ impl fmt::Display for Place {
     }
 }
 
+/// Something that was done to the cluster, beside a history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deed {
+    /// How many events of the history had happened.
+    pub after: usize,
+    /// When, since the history began.
+    pub at: Duration,
+    /// In words.
+    pub what: String,
+}
+
+/// Who sends, and who does things to the cluster, in a recording that is written from a history.
+const CLIENTS: &str = "clients";
+const DOER: &str = "chaos";
+
 /// Writes a history as a recording by one recorder per reader and one for all that was sent. `begun_ms` is when the
 /// history began.
 pub fn write(
@@ -190,27 +206,46 @@ pub fn write(
     begun_ms: u64,
     out: &mut impl std::io::Write,
 ) -> anyhow::Result<()> {
+    write_with_deeds(history, &[], stream, begun_ms, out)
+}
+
+/// The same, with what was done to the cluster, by rising place.
+pub fn write_with_deeds(
+    history: &History,
+    deeds: &[Deed],
+    stream: &str,
+    begun_ms: u64,
+    out: &mut impl std::io::Write,
+) -> anyhow::Result<()> {
     let mut known: HashSet<&str> = HashSet::new();
-    for (at, event) in history.timed() {
+    let mut tell = |at: Duration, by, event| -> anyhow::Result<()> {
         let at_ms = begun_ms + u64::try_from(at.as_millis())?;
-        let by = match event {
-            history::Event::Read(reader, _) | history::Event::ReadAll(reader, _) => *reader,
-            _ => "clients",
-        };
         let mut line = |event| -> anyhow::Result<()> {
-            serde_json::to_writer(&mut *out, &Line { at_ms, by: by.to_owned(), event })?;
+            serde_json::to_writer(&mut *out, &Line { at_ms, by: str::to_owned(by), event })?;
             out.write_all(b"\n")?;
             Ok(())
         };
         if known.insert(by) {
             line(Event::Begin { format: FORMAT, stream: stream.to_owned() })?;
-            if by != "clients" {
+            if ![CLIENTS, DOER].contains(&by) {
                 line(Event::Reading { from_oldest: true })?;
             }
         }
-        line(written(history, event))?;
+        line(event)
+    };
+    let fault = |deed: &Deed| Event::Fault { what: deed.what.clone() };
+    let mut deeds = deeds.iter().peekable();
+    for (place, (at, event)) in history.timed().enumerate() {
+        while let Some(deed) = deeds.next_if(|deed| deed.after <= place) {
+            tell(deed.at, DOER, fault(deed))?;
+        }
+        let by = match event {
+            history::Event::Read(reader, _) | history::Event::ReadAll(reader, _) => *reader,
+            _ => CLIENTS,
+        };
+        tell(at, by, written(history, event))?;
     }
-    Ok(())
+    deeds.try_for_each(|deed| tell(deed.at, DOER, fault(deed)))
 }
 
 fn written(history: &History, event: &history::Event) -> Event {

@@ -23,6 +23,9 @@ async fn no_promise_breaks_in_half_a_minute_of_chaos() -> anyhow::Result<()> {
     println!("{report:#?}");
     ensure!(report.is_clean(), "TRISTREAM_SEED={seed}: {report:#?}");
     ensure!(report.acked > 200, "only {} acks", report.acked);
+    let faults = std::fs::read_to_string(&history)?.matches(r#""event":"fault""#).count();
+    let inflicted: u64 = report.faults.values().map(|count| count.inflicted).sum();
+    ensure!(faults as u64 == 2 * inflicted, "{faults} lines of {inflicted} faults");
     // The form in which users record says the same.
     let settings = recording::Settings { all_puts: true, ..recording::Settings::default() };
     let judged = recording::judge(&[history], &settings)?;

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use tristream_cluster_tests::binary;
 use tristream_cluster_tests::simulation::{Plant, Report, Script, broken};
+use tristream_cluster_tests::{binary, pinned};
 
 fn lab(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tristream-lab"));
@@ -122,6 +122,32 @@ fn every_script_is_run_and_every_bug_is_caught() {
     let caught: BTreeSet<String> = run.into_iter().chain(elsewhere).collect();
     let all: BTreeSet<String> = Plant::all().map(|plant| plant.to_string()).collect();
     assert_eq!(caught, all);
+}
+
+#[test]
+fn the_lab_has_the_scripts_as_they_stand_in_the_folder() {
+    let embedded: BTreeSet<&str> = pinned::PLANTED.iter().map(|(plant, _)| *plant).collect();
+    assert_eq!(embedded, PINNED.iter().copied().collect());
+    for (plant, text) in pinned::PLANTED {
+        assert_eq!(text, fs::read_to_string(path(plant)).unwrap(), "{plant}");
+    }
+    let has_none = |plant: &Plant| pinned::script(&plant.to_string()).unwrap().is_none();
+    let without: Vec<String> =
+        Plant::all().filter(has_none).map(|plant| plant.to_string()).collect();
+    assert_eq!(without, ["newest-vote-lost-with-its-segment"]);
+}
+
+/// What a reader of the documentation tries first.
+#[test]
+fn a_bug_that_is_named_and_nothing_else_is_found() {
+    for plant in ["ack-before-fsync", "disks-lie"] {
+        let output = lab(&["simulate", "--plant", plant]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{plant}: {text}");
+        for words in ["its pinned script", "acked_records_survive", " --pinned", "\nfound"] {
+            assert!(text.contains(words), "{plant}: no {words:?} in {text}");
+        }
+    }
 }
 
 /// The names of the bugs, what they do, and parts of their code are in a program that has them.

@@ -1,6 +1,6 @@
 //! A bug planted in the log, shown on the log alone: a vote that goes with its segment.
 //!
-//! The script of the same bug shows what follows from it; this shows it whatever a cluster's timing is.
+//! No script finds this bug, and no random seed came by it: what follows from it for a cluster is not shown.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -10,9 +10,13 @@ use serde::Serialize;
 use super::assembly::{Assembly, assemble};
 use super::{Place, Recording};
 use crate::promises::{self, Verdict};
+use tristream_client::recording::Event;
 
 /// Lines of a story; the rest is counted.
 const LINES_MAX: usize = 16;
+/// Lines of faults that are told with it: as many before it as tell what was under way, and what came next.
+const FAULTS_BEFORE: usize = 4;
+const FAULTS_AFTER: usize = 2;
 
 /// What the user knows of the recordings.
 #[derive(Clone, Copy, Debug)]
@@ -178,8 +182,25 @@ fn left_out(verdict: &Verdict) -> Option<String> {
 }
 
 fn tell(recording: &Recording, lines: &[usize]) -> Vec<String> {
+    let mut shown: Vec<usize> = lines.iter().take(LINES_MAX).copied().collect();
+    shown.extend(faults_near(recording, lines));
+    shown.sort_unstable();
     let line = |place: &Place| format!("{}  {place}", recording.at(place));
-    let told = lines.iter().take(LINES_MAX).map(|number| line(&recording.lines[*number]));
+    let told = shown.iter().map(|number| line(&recording.lines[*number]));
     let more = lines.len().saturating_sub(LINES_MAX);
     told.chain((more > 0).then(|| format!("and {more} more lines"))).collect()
+}
+
+/// What was done to the cluster around the last put that a story is about; around its beginning, if it is about none.
+fn faults_near(recording: &Recording, lines: &[usize]) -> Vec<usize> {
+    let event = |number: usize| &recording.lines[number].line.event;
+    let is_read = |event: &Event| {
+        matches!(event, Event::Reading { .. } | Event::Observed { .. } | Event::ObservedAll { .. })
+    };
+    let put = lines.iter().rfind(|number| !is_read(event(**number)));
+    let Some(moment) = put.or(lines.first()).copied() else { return Vec::new() };
+    let is_fault = |number: &usize| matches!(event(*number), Event::Fault { .. });
+    let before = (0..moment).rev().filter(is_fault).take(FAULTS_BEFORE);
+    let after = (moment..recording.lines.len()).filter(is_fault).take(FAULTS_AFTER);
+    before.chain(after).collect()
 }

@@ -451,3 +451,47 @@ fn a_history_that_is_written_is_judged_the_same() {
         assert_eq!(files.judge().is_clean(), !lost, "{:#?}", files.judge());
     }
 }
+
+#[test]
+fn faults_change_no_verdict_and_stand_in_the_stories() {
+    use crate::history::{Event as Seen, Position, SequenceNumber};
+    let mut history = History::new();
+    let position = |number: u64| Position {
+        shard: "s0".to_owned(),
+        number: SequenceNumber::parse(&number.to_string()).unwrap(),
+    };
+    for number in 1..=4 {
+        let id = history.intend(Some("k".into()), number.to_string());
+        history.push(Seen::Sent(id));
+        history.push(Seen::Acked(id, position(number)));
+    }
+    history.push(Seen::ReadAll("az-a", "s0".to_owned()));
+    let deed = |after, what: &str| Deed { after, at: Duration::ZERO, what: what.to_owned() };
+    let deeds: Vec<Deed> = (0..7).map(|number| deed(2, &format!("before {number}"))).collect();
+    let after = (0..3).map(|number| deed(99, &format!("after {number}")));
+    let deeds: Vec<Deed> = deeds.into_iter().chain(after).collect();
+    let told = |deeds: &[Deed]| {
+        let mut text = Vec::new();
+        write_with_deeds(&history, deeds, "orders", 5_000, &mut text).unwrap();
+        let mut files = Files::new();
+        files.write("h", &[]);
+        std::fs::write(&files.paths[0], text).unwrap();
+        files.judge()
+    };
+    let (plain, with_deeds) = (told(&[]), told(&deeds));
+    for (one, other) in plain.promises.iter().zip(&with_deeds.promises) {
+        let facts = |case: &Case| (case.ruling, case.checked, case.broken, case.note.clone());
+        assert_eq!(facts(one), facts(other), "{}", one.promise);
+    }
+    let case = with_deeds.promises.iter().find(|case| case.promise == "acked_records_survive");
+    let lost = &case.unwrap().stories;
+    let faults = |story: &Story| {
+        let words = story.lines.iter().filter_map(|line| line.split_once("chaos fault: "));
+        words.map(|(_, what)| what.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(faults(&lost[0]), ["before 0", "before 1"], "the next ones after the first put");
+    let last = ["before 3", "before 4", "before 5", "before 6", "after 0", "after 1"];
+    assert_eq!(faults(lost.last().unwrap()), last);
+    let lines = &lost.last().unwrap().lines;
+    assert!(lines[0].contains("before 3") && lines[4].contains("clients sends"), "{lines:#?}");
+}

@@ -12,12 +12,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tristream_cluster_tests::chaos::{self, Report, Settings};
+use tristream_cluster_tests::recording::Story;
 
 /// What `--help` adds to the flags.
 const HELP: &str = "\
 Starts a cluster of its own (three processes, free ports on loopback, a folder that is removed at the
 end) and needs nothing else. The exit status is 0 if every promise held, the cluster healed and every
-kind of fault hit something; 1 if not; 2 if it could not be tried. The seed decides which faults come
+kind of fault hit something; 1 if not, also when a node does not serve again, the reader is misled or the
+run is not over in time; 2 if it could not be tried: it failed before the first fault. The seed decides which faults come
 when and what is written; the machine's own timing stays its own. Chaos on processes shows nothing
 about fsync, since the page cache outlives a killed process: that is what `simulate` is for.";
 
@@ -136,16 +138,30 @@ fn in_words(report: &Report) -> String {
     }
     lines.push(String::new());
     for promise in &report.promises {
-        let word = if promise.holds { "holds" } else { "BROKEN" };
+        let word = match (promise.holds, promise.checked) {
+            (true, _) => "holds",
+            (false, 0) => "NOT SHOWN",
+            (false, _) => "BROKEN",
+        };
         lines.push(format!("{:<24} {word}: {} checked", promise.promise, promise.checked));
-        lines.extend(promise.told.iter().map(|told| format!("    {told}")));
+        match report.stories.get(promise.promise) {
+            Some(stories) => lines.extend(stories.iter().flat_map(story_in_words)),
+            None => lines.extend(promise.told.iter().map(|told| format!("    {told}"))),
+        }
     }
     match &report.not_healed {
         None => lines.push(format!("{:<24} holds", "heals_when_calm")),
         Some(why) => lines.push(format!("{:<24} BROKEN: {why}", "heals_when_calm")),
     }
+    lines.extend(report.failures.iter().map(|failure| format!("FAILED: {failure}")));
     if let Some(path) = &report.history {
         lines.push(format!("history: {0} (tristream-lab verify --all-puts {0})", path.display()));
     }
     lines.join("\n")
+}
+
+/// A breach, with the lines about it.
+pub(super) fn story_in_words(story: &Story) -> Vec<String> {
+    let lines = story.lines.iter().map(|line| format!("        {line}"));
+    std::iter::once(format!("    {}", story.what)).chain(lines).collect()
 }

@@ -83,9 +83,6 @@ fn case_in_words(case: &Case) -> Vec<String> {
         _ => format!("; {note}"),
     });
     let mut lines = vec![format!("{promise:<24}{what}{}", note.unwrap_or_default())];
-    for story in stories {
-        lines.push(format!("    {}", story.what));
-        lines.extend(story.lines.iter().map(|line| format!("        {line}")));
-    }
+    lines.extend(stories.iter().flat_map(super::chaos::story_in_words));
     lines
 }

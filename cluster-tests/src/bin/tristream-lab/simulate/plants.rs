@@ -12,7 +12,8 @@ use clap::Args;
 use serde::Serialize;
 use tristream_cluster_tests::simulation::{Plant, Report, broken};
 
-use super::{Faults, Run, complain, in_a_process, say};
+use super::run::{Faults, Run, in_a_process};
+use super::{complain, say};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -143,5 +144,6 @@ fn settings(plant: &Plant, arguments: &Arguments) -> Run {
         full: false,
         log: None,
         plant: Some(plant.to_string()),
+        pinned: false,
     }
 }

@@ -5,7 +5,8 @@
 use anyhow::Context;
 use tristream_cluster_tests::simulation::{Report, Script, broken, shrink};
 
-use super::{Arguments, Only, Run, SHRUNK_MAX, complain, in_a_process, say};
+use super::run::{Only, RUNS_DIFFER, Run, in_a_process, twice};
+use super::{Arguments, SHRUNK_MAX, complain, say};
 
 /// Shrinks the first of the broken seeds, and tells how to replay each with the faults that it takes.
 pub(super) fn tell(reports: &[Report], arguments: &Arguments) -> anyhow::Result<()> {
@@ -32,7 +33,8 @@ pub(super) fn tell(reports: &[Report], arguments: &Arguments) -> anyhow::Result<
             retention_seconds: run.retention_seconds(report.seed)?,
             events,
         };
-        let again = run.command(report.seed)?;
+        let how = if breaks == RUNS_DIFFER { " --twice" } else { "" };
+        let again = format!("{}{how}", run.command(report.seed)?);
         let count = script.events.len();
         let words = format!("seed {} breaks {breaks} with {count} faults: {again}", report.seed);
         // Lines of JSON stay what they are.
@@ -64,7 +66,11 @@ fn shrunk(run: &Run, seed: u64, breaks: &str, tries: usize) -> anyhow::Result<On
     let of = |kept: &[usize]| Only(kept.iter().map(|at| places[*at]).collect());
     let kept = shrink(places.len(), tries, |rest| {
         let fewer = Run { only: Some(of(rest)), full: false, log: None, ..run.clone() };
-        let report = in_a_process(seed, &fewer)?;
+        let report = match breaks {
+            // One run cannot differ.
+            RUNS_DIFFER => twice(seed, &fewer)?,
+            _ => in_a_process(seed, &fewer)?,
+        };
         Ok::<_, anyhow::Error>(broken(&report.violations).contains(breaks))
     })?;
     Ok(of(&kept))
