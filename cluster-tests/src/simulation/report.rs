@@ -129,7 +129,7 @@ impl fmt::Display for Sum {
         let seconds = self.simulated_ms / 1000;
         writeln!(f, "{} seeds, {} broken, {seconds} simulated s", self.seeds, self.broken.len())?;
         for (what, count) in &self.coverage {
-            writeln!(f, "  {what:<28} {count}")?;
+            writeln!(f, "  {what:<32} {count}")?;
         }
         let count = |what: &str| self.coverage.get(what).copied().unwrap_or_default();
         let (lost, kept, torn) = (
