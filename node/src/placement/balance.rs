@@ -83,7 +83,9 @@ impl Balance {
             since.is_some_and(|since| now >= since + self.after)
                 && self.nodes.is_due(guest.preferred, now)
         };
-        let guest = guests.iter().filter(ripe).min_by_key(|guest| guest.group)?;
+        // Who was refused has kept up anew since then, and comes after the others.
+        let since = |guest: &&Guest| self.kept_up.get(&guest.group).and_then(|kept| kept.since);
+        let guest = guests.iter().filter(ripe).min_by_key(|guest| (since(guest), guest.group))?;
         self.under_way = Some((guest.group, guest.preferred, now + HAND_OVER_DEADLINE));
         Some((guest.group, guest.preferred))
     }

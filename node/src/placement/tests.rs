@@ -342,6 +342,19 @@ async fn a_refused_hand_over_counts_as_a_failure() {
     assert!(balance.look(&[guest(4), guest(5)], clock.at(15_000)).is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_group_that_was_refused_comes_after_the_others() {
+    let (mut balance, clock) = balance();
+    let mut asked = Vec::new();
+    for ms in (0..30_000).step_by(500) {
+        if let Some((group, _)) = balance.look(&[guest(4), guest(9)], clock.at(ms)) {
+            asked.push(group.0);
+            balance.failed(clock.at(ms));
+        }
+    }
+    assert_eq!(asked, [4, 9]);
+}
+
 #[test]
 fn guests_are_groups_led_here_that_prefer_another() {
     let view = view(

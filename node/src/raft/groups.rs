@@ -3,7 +3,7 @@
 //! Owns opening and closing, and the settings of all groups. Invariant: a group that was destroyed is never
 //! opened again. Must not know which group is for what.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -40,7 +40,9 @@ const COMPARE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How long it is waited for a replica's word that it would take over.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_millis(500);
-/// Groups that are handed over at a time when all are closed.
+/// For all groups to be handed over when all are closed ...
+const YIELD_ALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// ... and how many at a time.
 const YIELDS_AT_ONCE: usize = 64;
 
 /// How long a replica may take to receive and install a checkpoint.
@@ -316,17 +318,21 @@ impl Groups {
         }
     }
 
-    /// Asks the replica that is furthest to take over leadership of `id`, when this node leads.
+    /// Asks the replica that is furthest to take over leadership of `id`, when this node leads; the next one if it would
+    /// not.
     pub(super) async fn yield_leadership(&self, id: GroupId) {
         let me = self.inner.me;
         let Some(status) = self.status(id).filter(|status| status.leader == Some(me)) else {
             return;
         };
-        let others = status.matched.iter().filter(|(node, _)| *node != me);
-        if let Some(&(to, _)) = others.max_by_key(|(_, at)| *at)
-            && let Err(error) = self.hand_over(id, to).await
-        {
-            tracing::debug!(group = %id, %error, "could not hand over");
+        let mut others = status.matched;
+        others.retain(|(node, _)| *node != me);
+        others.sort_by_key(|(_, at)| Reverse(*at));
+        for (to, _) in others {
+            match self.hand_over(id, to).await {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(group = %id, %to, %error, "could not hand over"),
+            }
         }
     }
 
@@ -349,7 +355,10 @@ impl Groups {
         let ids = self.ids();
         let me = self.inner.me;
         let yielding = futures::stream::iter(&ids);
-        yielding.for_each_concurrent(YIELDS_AT_ONCE, |&id| self.yield_leadership(id)).await;
+        let yielding =
+            yielding.for_each_concurrent(YIELDS_AT_ONCE, |&id| self.yield_leadership(id));
+        // Who does not answer is not waited for: those that are not handed over are elected anew.
+        let _ = tokio::time::timeout(YIELD_ALL_TIMEOUT, yielding).await;
         let led_here = |id: &GroupId| self.status(*id).is_some_and(|s| s.leader == Some(me));
         tracing::debug!("asked the peers to take over");
         for _ in 0..20 {

@@ -415,7 +415,7 @@ pub(super) async fn run(repair: Arc<Repair>, groups: impl Fn() -> Option<Groups>
         sleep(INTERVAL).await;
         let damaged = repair.damaged();
         let Some(here) = groups() else { return };
-        repair.judge(&here, &damaged, &purged);
+        here.let_stand(|group| !damaged.contains_key(&group));
         let mend = |(group, indexes)| {
             let mend = repair.mend(group, window(indexes, look));
             async move { (group, mend.await.purged) }
@@ -425,14 +425,15 @@ pub(super) async fn run(repair: Arc<Repair>, groups: impl Fn() -> Option<Groups>
         let still = repair.damaged();
         mends.into_iter().for_each(|(group, gone)| purged.entry(group).or_default().extend(gone));
         for (group, gone) in &mut purged {
-            gone.retain(|index| still.get(group).is_some_and(|still| still.contains(index)));
+            gone.retain(|index| {
+                still.get(group).is_some_and(|still| still.binary_search(index).is_ok())
+            });
             gone.sort_unstable();
             gone.dedup();
         }
         purged.retain(|_, gone| !gone.is_empty());
-        for group in repair.judge(&here, &still, &purged) {
-            here.yield_leadership(group).await;
-        }
+        let stuck = futures::stream::iter(repair.judge(&here, &still, &purged));
+        stuck.for_each_concurrent(GROUPS_AT_ONCE, |group| here.yield_leadership(group)).await;
     }
 }
 

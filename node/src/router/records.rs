@@ -57,7 +57,8 @@ impl Router {
     ///
     /// # Errors
     /// `Unavailable` for a time that no record here has reached yet, where this replica cannot learn what it lacks: older
-    /// records may be among that, and must not be shown. Asking again, or elsewhere, is safe.
+    /// records may be among that, and must not be shown. Asking again, or elsewhere, is safe. (A time that is still to come is the
+    /// tip: records stamped before it follow.)
     pub async fn seek(&self, shard: &Shard, from: ReadFrom) -> Result<RecordPosition, Error> {
         let until = Instant::now() + CONFIRM_TIME;
         match from {
@@ -72,9 +73,11 @@ impl Router {
             ReadFrom::Time(_) => {}
         }
         let replica = self.replica(shard.group).await?;
+        // Before the search: what is applied meanwhile may be older, and the search may not have seen it.
+        let known = *replica.watch_applied().borrow();
         let found = replica.seek(from).await?;
         let is_time = matches!(from, ReadFrom::Time(_));
-        let is_at_tip = replica.watch_applied().borrow().is_none_or(|at| found.index > at);
+        let is_at_tip = known.is_none_or(|at| found.index > at);
         if !is_time || !is_at_tip {
             return Ok(found);
         }

@@ -186,7 +186,8 @@ impl Trio {
     }
 
     async fn led_by(&self, to: NodeId) {
-        while self.groups.iter().any(|group| group.watch_leader().borrow().leader != Some(to)) {
+        let chosen = self.groups.iter().find(|group| group.inner.me == to).expect("runs");
+        while chosen.watch_leader().borrow().leader != Some(to) {
             let is_another = |node: &&Running| node.groups.inner.me != to;
             for node in self.running.iter().filter(is_another) {
                 // Only the leader's counts; it may not have got so far.
