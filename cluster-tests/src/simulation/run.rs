@@ -196,7 +196,9 @@ fn verdicts(board: &Board) -> Vec<String> {
     let judge = |history: &History| {
         let mut verdicts = promises::judge(history);
         verdicts.push(promises::tips_are_fresh::check(history));
-        verdicts.push(promises::iterators_begin_as_asked::check(history));
+        // A storm may leave no reader a place: that some had one is asked of a sweep.
+        let begun = promises::iterators_begin_as_asked::check(history);
+        verdicts.extend((begun.broken > 0).then_some(begun));
         verdicts
     };
     let verdicts = board.with_history(judge);
