@@ -18,7 +18,7 @@ pub fn check(history: &History) -> Verdict {
     for (source, event) in history.sourced() {
         let Event::Map(map) = event else { continue };
         let open = map.iter().filter(|seen| seen.open).map(|seen| seen.range);
-        verdict.check(joined(open) == Some(ALL), || {
+        verdict.check(tile(open), || {
             format!("the open shards do not tile the key space: {}", tell(map))
         });
         for seen in map {
@@ -71,6 +71,11 @@ fn families(verdict: &mut Verdict, known: &HashMap<&str, &ShardSeen>) {
             format!("{parents:?} owned {before:?}, their children own {after:?}")
         });
     }
+}
+
+/// Whether these make the whole key space, each key once.
+pub(crate) fn tile(ranges: impl IntoIterator<Item = HashKeyRange>) -> bool {
+    joined(ranges) == Some(ALL)
 }
 
 /// The one range that these make, if they follow each other without hole or overlap.

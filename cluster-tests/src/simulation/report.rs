@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 /// What must have happened somewhere in a sweep, besides a fault of each kind.
-const MUST_HAPPEN: [&str; 24] = [
+const MUST_HAPPEN: [&str; 25] = [
     "acked_records",
     "terms",
     "elections",
@@ -52,6 +52,7 @@ const MUST_HAPPEN: [&str; 24] = [
     "iterators_at_sequence_number",
     "iterators_after_sequence_number",
     "subscriptions_latest",
+    "moments_listed",
 ];
 
 /// The fault that meets all nodes at once.

@@ -36,9 +36,9 @@ const RIDE_MAX: Duration = Duration::from_secs(8);
 
 /// An open shard as a listing shows it.
 #[derive(Clone, Debug)]
-struct Open {
+pub(super) struct Open {
     id: String,
-    range: HashKeyRange,
+    pub(super) range: HashKeyRange,
 }
 
 /// Changes the shards until the calm has seen a change complete.
@@ -95,7 +95,7 @@ async fn listed(random: &mut SmallRng, board: &Board) -> anyhow::Result<Vec<Open
     }
 }
 
-fn open_shard(shard: &Value) -> anyhow::Result<Open> {
+pub(super) fn open_shard(shard: &Value) -> anyhow::Result<Open> {
     let key = |name: &str| -> anyhow::Result<HashKey> {
         let text = shard["HashKeyRange"][name].as_str().context("a shard without a range")?;
         Ok(text.parse()?)

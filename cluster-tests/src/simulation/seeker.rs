@@ -18,8 +18,10 @@ use tristream_client::wire::subscribe_request::From as WireFrom;
 
 use super::board::{Board, Phase};
 use super::kinesis::{STALE, Silence, answered, call, position};
+use super::resharder::open_shard;
 use super::subscription::Subscription;
 use crate::history::{Asked, Begun, RecordId, SequenceNumber};
+use crate::promises::ranges_tile::tile;
 use crate::raw_http::Answer;
 
 /// The name of this reader.
@@ -100,12 +102,23 @@ fn served(answer: Result<Answer, Silence>, board: &Board) -> anyhow::Result<Opti
     answered(answer)
 }
 
-/// One of the shards, closed ones too.
+/// One of the shards, by chance of all, closed ones too, or of those of one moment. These must tile the key space: a KCL
+/// that starts with other ones reads too little (kinesis-contract, ListShards).
 async fn a_shard(random: &mut SmallRng, board: &Board) -> anyhow::Result<Option<String>> {
-    let body = json!({ "StreamName": board.stream.as_str() });
+    let mut body = json!({ "StreamName": board.stream.as_str() });
+    let moment = [None, Some("AT_LATEST"), Some("AT_TRIM_HORIZON")][random.random_range(0..3)];
+    if let Some(moment) = moment {
+        body["ShardFilter"] = json!({ "Type": moment });
+    }
     let answer = call(random.random_range(0..3), "ListShards", &body, None).await;
     let Some(listing) = served(answer, board)? else { return Ok(None) };
     let shards = listing["Shards"].as_array().context("a listing without shards")?;
+    if let Some(moment) = moment {
+        let open = shards.iter().map(open_shard).collect::<anyhow::Result<Vec<_>>>()?;
+        let is_whole = tile(open.iter().map(|shard| shard.range));
+        anyhow::ensure!(is_whole, "the shards {moment} do not tile the key space: {open:?}");
+        board.count("moments_listed", 1);
+    }
     let shard = shards.get(random.random_range(0..shards.len().max(1)));
     Ok(shard.and_then(|shard| shard["ShardId"].as_str()).map(str::to_owned))
 }
