@@ -8,9 +8,11 @@
 //! | lines of files, in one order | `recording.rs` |
 //! | the history that they make, records of equal data told apart | `recording/assembly.rs` |
 //! | promises judged, with the lines that each breach is about | `recording/judgement.rs` |
+//! | a breach of a history that was not recorded, told in the same words | `recording/story.rs` |
 
 mod assembly;
 mod judgement;
+mod story;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +27,7 @@ use tristream_client::recording::{Data, Event, FORMAT, Line, Shard};
 use crate::history::{self, History};
 
 pub use judgement::{Case, Judgement, Ruling, Settings, Story, judge};
+pub use story::story;
 
 /// Lines of several files.
 #[derive(Debug)]

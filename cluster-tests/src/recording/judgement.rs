@@ -13,10 +13,10 @@ use crate::promises::{self, Verdict};
 use tristream_client::recording::Event;
 
 /// Lines of a story; the rest is counted.
-const LINES_MAX: usize = 16;
+pub(super) const LINES_MAX: usize = 16;
 /// Lines of faults that are told with it: as many before it as tell what was under way, and what came next.
-const FAULTS_BEFORE: usize = 4;
-const FAULTS_AFTER: usize = 2;
+pub(super) const FAULTS_BEFORE: usize = 4;
+pub(super) const FAULTS_AFTER: usize = 2;
 
 /// What the user knows of the recordings.
 #[derive(Clone, Copy, Debug)]

@@ -22,6 +22,9 @@ pub struct Report {
     pub simulated_ms: u64,
     /// What broke a promise, in words; empty when all hold.
     pub violations: Vec<String>,
+    /// The first breaches of each promise, each in the lines of the history that it is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stories: Vec<Vec<String>>,
     /// How often what happened: acked records, faults that hit by kind, and so on.
     pub coverage: BTreeMap<String, u64>,
 }
@@ -162,6 +165,7 @@ mod tests {
             log_lines: 0,
             simulated_ms: 1_000,
             violations: if seed == 2 { vec!["broken".to_owned()] } else { vec![] },
+            stories: Vec::new(),
             coverage: coverage.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect(),
         }
     }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -20,7 +21,8 @@ use super::report::Report;
 use super::trace::Trace;
 use super::{kinesis, operator, resharder, seeker, surveyor};
 use crate::history::History;
-use crate::promises;
+use crate::promises::{self, Verdict};
+use crate::recording::{self, Deed};
 
 /// The cluster forms, and the stream is active, within this time.
 const FORMING_MAX_MS: u64 = 60_000;
@@ -31,6 +33,8 @@ const CALM_MIN_MS: u64 = 2_000;
 /// Every replica is whole within this time of the last put.
 const AUDIT_MAX_MS: u64 = 60_000;
 const PRODUCERS: u64 = 2;
+/// Stories that are told of one promise.
+const STORIES_MAX: usize = 2;
 /// Futures of a whole cluster are polled on it.
 const STACK_BYTES: usize = 16 << 20;
 
@@ -92,13 +96,15 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     cluster.add_clients(all_clients(seed, &board));
     let script = settings.script.clone();
     let script = script.unwrap_or_else(|| schedule(seed, settings.storm_ms, settings.storm));
-    let mut violations = Vec::new();
-    if let Err(error) = phases(settings, &script, &mut cluster, &board) {
+    let (mut violations, mut deeds) = (Vec::new(), Vec::new());
+    if let Err(error) = phases(settings, &script, &mut cluster, &board, &mut deeds) {
         violations.push(error);
     }
     violations.append(&mut cluster.violations);
     violations.append(&mut panics.lock());
-    violations.extend(verdicts(&board));
+    let broken = broken(&board);
+    violations.extend(broken.iter().map(ToString::to_string));
+    let stories = board.with_history(|history| stories(history, &deeds, &broken));
     let mut coverage = cluster.coverage();
     coverage.extend(board.counts());
     coverage.insert("leader_moves".to_owned(), trace.leader_moves());
@@ -109,7 +115,7 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     drop(cluster);
     let (hash, log_lines) = trace.sum();
     let hash = format!("{hash:016x}");
-    Ok(Report { seed, hash, log_lines, simulated_ms, violations, coverage })
+    Ok(Report { seed, hash, log_lines, simulated_ms, violations, stories, coverage })
 }
 
 fn all_clients(seed: u64, board: &Arc<Board>) -> Vec<Client> {
@@ -136,6 +142,7 @@ fn phases(
     script: &[Event],
     cluster: &mut Cluster,
     board: &Arc<Board>,
+    deeds: &mut Vec<Deed>,
 ) -> Result<(), String> {
     let formed = |board: &Board| board.phase() == Phase::Storm;
     if !until(cluster, FORMING_MAX_MS, board, formed)? {
@@ -150,6 +157,9 @@ fn phases(
     let mut events = script.iter().peekable();
     while cluster.now() < end {
         while let Some(event) = events.next_if(|event| begin + event.at <= cluster.now()) {
+            let after = board.with_history(|history| history.events().len());
+            let (at, what) = (Duration::from_millis(cluster.now()), format!("{:?}", event.fault));
+            deeds.push(Deed { after, at, what });
             cluster.inflict(&event.fault);
         }
         step(cluster, board)?;
@@ -192,17 +202,32 @@ fn step(cluster: &mut Cluster, board: &Board) -> Result<(), String> {
     cluster.step().map_err(|error| format!("the simulation stopped: {error}"))
 }
 
-fn verdicts(board: &Board) -> Vec<String> {
+/// The promises that were broken, or that the run does not show.
+fn broken(board: &Board) -> Vec<Verdict> {
     let judge = |history: &History| {
         let mut verdicts = promises::judge(history);
         verdicts.push(promises::tips_are_fresh::check(history));
         // A storm may leave no reader a place: that some had one is asked of a sweep.
         let begun = promises::iterators_begin_as_asked::check(history);
         verdicts.extend((begun.broken > 0).then_some(begun));
+        verdicts.retain(|verdict| !verdict.holds());
         verdicts
     };
-    let verdicts = board.with_history(judge);
-    verdicts.iter().filter(|verdict| !verdict.holds()).map(ToString::to_string).collect()
+    board.with_history(judge)
+}
+
+/// What the first breaches of each promise are about.
+fn stories(history: &History, deeds: &[Deed], broken: &[Verdict]) -> Vec<Vec<String>> {
+    let told = |verdict: &Verdict| {
+        let first = verdict.about.iter().map(|about| recording::story(history, deeds, about));
+        let first = first.filter(|story| !story.is_empty()).take(STORIES_MAX);
+        let title = |story: Vec<String>| {
+            let title = format!("{}:", verdict.promise);
+            std::iter::once(title).chain(story).collect()
+        };
+        first.map(title).collect::<Vec<Vec<String>>>()
+    };
+    broken.iter().flat_map(told).collect()
 }
 
 /// Collects panics: most are caught somewhere in the node, and none is right.

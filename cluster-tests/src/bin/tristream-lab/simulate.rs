@@ -208,6 +208,9 @@ fn show(report: &Report, took: Duration, arguments: &Arguments) -> anyhow::Resul
     for violation in &report.violations {
         say(&format!("    {violation}"))?;
     }
+    for story in &report.stories {
+        say(&format!("      {}", story.join("\n        ")))?;
+    }
     if !report.violations.is_empty() {
         let again = arguments.run.command(report.seed)?;
         // Two runs would write one log.
@@ -293,6 +296,7 @@ mod tests {
             log_lines: 0,
             simulated_ms: 65_000,
             violations: vec![],
+            stories: vec![],
             coverage: what.map(|what| (what.to_owned(), 999)).collect(),
         };
         let line = line(&report, Duration::from_secs(99));

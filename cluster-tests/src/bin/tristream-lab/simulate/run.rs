@@ -207,6 +207,7 @@ pub(super) fn in_a_process(seed: u64, run: &Run) -> anyhow::Result<Report> {
             output.status,
             String::from_utf8_lossy(&output.stderr)
         )],
+        stories: Vec::new(),
         coverage: Default::default(),
     };
     Ok(serde_json::from_slice(&output.stdout).unwrap_or_else(|_| died()))
@@ -224,6 +225,7 @@ mod tests {
             log_lines: 0,
             simulated_ms: 1,
             violations: vec![violation],
+            stories: Vec::new(),
             coverage: Default::default(),
         };
         assert!(differs(&report(not_the_same("a", "b"))));
