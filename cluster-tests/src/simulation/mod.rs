@@ -18,7 +18,7 @@
 //! | somebody who splits and merges shards | `resharder.rs` |
 //! | somebody who begins to read in the middle | `seeker.rs` |
 //! | one subscription to one node | `subscription.rs` |
-//! | somebody who looks at the list of shards | `surveyor.rs` |
+//! | those who look at each node's list of shards | `surveyor.rs` |
 //! | what clients share with the run | `board.rs` |
 //! | producers and readers, and the last reading of every replica | `clients.rs` |
 //! | what the run logs, as a hash | `trace.rs` |

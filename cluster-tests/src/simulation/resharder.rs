@@ -37,7 +37,7 @@ const RIDE_MAX: Duration = Duration::from_secs(8);
 /// An open shard as a listing shows it.
 #[derive(Clone, Debug)]
 pub(super) struct Open {
-    id: String,
+    pub(super) id: String,
     pub(super) range: HashKeyRange,
 }
 

@@ -131,7 +131,7 @@ fn all_clients(seed: u64, board: &Arc<Board>) -> Vec<Client> {
     all.push(seeker::seeker(seed, board.clone()).boxed_local());
     all.push(clients::auditor(board.clone()).boxed_local());
     if board.expires() {
-        all.push(surveyor::surveyor(board.clone()).boxed_local());
+        all.extend((0..3).map(|node| surveyor::surveyor(node, board.clone()).boxed_local()));
     }
     all
 }
