@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tristream_node::clock::{Clock, SystemClock};
 
+use crate::generations::Live;
 use crate::history::History;
 use crate::processes::{Cluster, Options, ZONES};
 use crate::producers::{Pace, Producers};
@@ -39,7 +40,6 @@ use crate::recording::{self, Case};
 use crate::workload::{Shared, with};
 use crate::{admin, generations, promises, sdk};
 
-use clients::Live;
 use diary::Diary;
 use report::brief;
 
@@ -188,7 +188,7 @@ async fn prepare<'a>(
     let doors = clients::doors(cluster, &addresses, settings.producers)?;
     let pace = Pace { batch_max: 10, pause: Duration::from_millis(10) };
     let mut producers = Producers::start(doors, STREAM, settings.seed, pace, &history);
-    let live = Live::start(&addresses, &history).await?;
+    let live = Live::start(&addresses, STREAM, &history).await?;
     producers.wait_acks(10 * settings.producers, CALM_LIMIT).await.context("before any fault")?;
     let scene = Scene { settings, addresses, begun, begun_ms, history };
     Ok((scene, Clients { producers, live }))

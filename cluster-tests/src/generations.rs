@@ -4,6 +4,8 @@
 //! Invariant: whatever a reader gets is in the history in the order in which it came. Must not judge what it got, but
 //! fails when an answer names other children than the list of shards does, or no end where the list says closed.
 
+mod live;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +23,8 @@ use tristream_client::domain::HashKeyRange;
 use crate::history::{Event, ShardSeen, Stored};
 use crate::workload::{Shared, with};
 use crate::{raw_http, sdk};
+
+pub use live::Live;
 
 /// Between two looks of a reader that is at the end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

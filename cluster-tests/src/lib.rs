@@ -11,6 +11,7 @@
 //! | nothing invented | `promises/no_phantom_records.rs` |
 //! | a put, however often it is sent, is stored once | `promises/nothing_stored_twice.rs` |
 //! | the end of a shard is told by who knows it | `promises/tips_are_fresh.rs` |
+//! | who asks for a place in a shard begins there | `promises/iterators_begin_as_asked.rs` |
 //! | open shards tile the key space, records lie where they belong | `promises/ranges_tile.rs` |
 //!
 //! | part | file |
@@ -30,6 +31,7 @@
 //! | producers through such doors, outcomes recorded | `producers.rs` |
 //! | connections that break when the answer to a put comes back | `scissors.rs` |
 //! | a stream read through all generations of its shards | `generations.rs` |
+//! | a reader that follows it while all happens | `generations/live.rs` |
 //! | producers without pause while all nodes die at once | `kill_all.rs` |
 //! | clients while real processes are killed, paused, cut off and slowed | `chaos.rs` |
 //! | recordings of users' own runs, judged | `recording.rs` |

@@ -15,13 +15,13 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::doors::Door;
 use crate::doors::boto3::{self, Boto3};
 use crate::doors::native::Native;
 use crate::doors::rust_sdk::RustSdk;
+use crate::generations::Live;
 use crate::history::History;
 use crate::processes::{Cluster, Options, ZONES};
 use crate::producers::{Complaint, Pace, Producers};
@@ -154,7 +154,7 @@ async fn soak(
     let named = named.map(|(number, (kind, door))| (format!("{kind}{number}"), door)).collect();
     let pace = Pace { batch_max: 20, pause: settings.pause };
     let mut producers = Producers::start(named, STREAM, settings.seed, pace, &history);
-    let live = Live::start(&addresses, &history).await?;
+    let live = Live::start(&addresses, STREAM, &history).await?;
 
     let (done, mut ended) = watch::channel(false);
     let changes = async {
@@ -256,33 +256,6 @@ async fn doors(
         });
     }
     Ok(doors)
-}
-
-/// A reader that follows the shards all the time.
-struct Live {
-    stop: Arc<std::sync::atomic::AtomicBool>,
-    reader: JoinSet<anyhow::Result<()>>,
-}
-
-impl Live {
-    async fn start(addresses: &[String], history: &Shared) -> anyhow::Result<Live> {
-        let clients: Vec<Client> = addresses.iter().map(|at| sdk::client(at, 1)).collect();
-        let roots = generations::shards(&clients[0], STREAM).await?;
-        let roots = roots.into_iter().map(|shard| shard.shard).collect();
-        let stop = Arc::default();
-        let mut reader = JoinSet::new();
-        let follow = generations::follow;
-        reader.spawn(follow(clients, STREAM.into(), roots, history.clone(), Arc::clone(&stop)));
-        Ok(Live { stop, reader })
-    }
-
-    async fn stop(mut self) -> anyhow::Result<()> {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        while let Some(ended) = self.reader.join_next().await {
-            ended?.context("the live reader")?;
-        }
-        Ok(())
-    }
 }
 
 async fn steps(

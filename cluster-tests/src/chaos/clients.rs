@@ -1,19 +1,10 @@
-//! The clients of a run: producers through native and HTTP doors, and a reader through the AWS SDK.
+//! The producers of a run, through native and HTTP doors.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use anyhow::Context;
-use aws_sdk_kinesis::Client;
-use tokio::task::JoinSet;
-
-use super::{HTTP_ATTEMPTS, STREAM};
+use super::HTTP_ATTEMPTS;
 use crate::doors::Door;
 use crate::doors::native::Native;
 use crate::doors::raw::Raw;
 use crate::processes::{Cluster, ZONES};
-use crate::workload::Shared;
-use crate::{generations, sdk};
 
 /// So many ways to put: every second one by the native client, the others by HTTP.
 pub(super) fn doors(
@@ -34,32 +25,4 @@ pub(super) fn doors(
         });
     }
     Ok(doors)
-}
-
-/// A reader that follows the shards all the time.
-pub(super) struct Live {
-    stop: Arc<AtomicBool>,
-    reader: JoinSet<anyhow::Result<()>>,
-}
-
-impl Live {
-    pub(super) async fn start(addresses: &[String], history: &Shared) -> anyhow::Result<Live> {
-        let clients: Vec<Client> = addresses.iter().map(|at| sdk::client(at, 1)).collect();
-        let roots = generations::shards(&clients[0], STREAM).await?;
-        let roots = roots.into_iter().map(|shard| shard.shard).collect();
-        let stop = Arc::default();
-        let mut reader = JoinSet::new();
-        let follow = generations::follow;
-        reader.spawn(follow(clients, STREAM.into(), roots, history.clone(), Arc::clone(&stop)));
-        Ok(Live { stop, reader })
-    }
-
-    /// Lets it end what it is about. An error is what it was told that cannot be.
-    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        while let Some(ended) = self.reader.join_next().await {
-            ended?.context("the live reader")?;
-        }
-        Ok(())
-    }
 }
