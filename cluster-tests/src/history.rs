@@ -8,6 +8,7 @@
 //! A history put together from recordings (`recording.rs`) has several sources: only what one source saw has an order
 //! that can be relied on.
 
+mod copies;
 mod kept;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +18,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tristream_client::domain::{HashKey, HashKeyRange, Shard};
+
+pub use copies::Copy;
 
 /// A record that somebody means to put: its place in [`History::intents`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,6 +218,7 @@ pub struct History {
     events: Vec<Noted>,
     tips: Vec<(Tip, u64)>,
     begun: Vec<(Begun, u64)>,
+    copies: copies::Copies,
     recorded: Option<Recorded>,
     /// Where records expire, and it is known what clocks showed.
     kept: Option<kept::Kept>,
@@ -236,6 +240,7 @@ impl History {
             events: Vec::new(),
             tips: Vec::new(),
             begun: Vec::new(),
+            copies: copies::Copies::default(),
             recorded: None,
             kept: None,
         }

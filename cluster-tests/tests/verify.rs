@@ -88,3 +88,25 @@ fn programs_get_json() {
         assert_eq!(case["stories"].is_array(), !clean);
     }
 }
+
+/// What the simulation's own checks say of a seed, `verify` says of its recording.
+#[test]
+fn a_simulated_run_is_judged_the_same_from_its_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.jsonl").to_string_lossy().into_owned();
+    let simulate = |path: &str, how: &[&str]| {
+        let mut lab = Command::new(env!("CARGO_BIN_EXE_tristream-lab"));
+        lab.args(["simulate", "--seeds", "1", "--tries", "0", "--history", path]);
+        lab.args(how).output().unwrap().status.code()
+    };
+    assert_eq!(simulate(&path, &["--seed", "2", "--seconds", "4"]), Some(0));
+    let (status, out, err) = verify(&["--all-puts", &path]);
+    assert_eq!(status, Some(0), "{out}{err}");
+
+    assert_eq!(simulate(&path, &["--plant", "iterator-off-by-one", "--pinned"]), Some(1));
+    let (status, out, err) = verify(&["--all-puts", &path]);
+    assert_eq!(status, Some(1), "{out}{err}");
+    assert!(out.contains("order_within_shard      BROKEN"), "{out}");
+
+    assert_eq!(simulate("/nowhere/at/all", &[]), Some(2));
+}

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{About, Verdict, expired};
+use super::{About, Verdict, expired, short};
 use crate::history::{Event, History, Position, Reading, SequenceNumber, Stored};
 
 /// What one reader has of a shard, by place.
@@ -78,10 +78,15 @@ pub fn check(history: &History) -> Verdict {
             });
             verdict.check_about(same, || {
                 let words = match stored {
-                    None => format!("{reader} has no {position}, acked for {:?}", intent.data),
+                    None => {
+                        format!("{reader} has no {position}, acked for {}", short(&intent.data))
+                    }
                     Some(stored) => format!(
-                        "{reader} has {:?} (key {:?}) at {position}, acked for {:?} (key {:?})",
-                        stored.data, stored.key, intent.data, intent.key
+                        "{reader} has {} (key {:?}) at {position}, acked for {} (key {:?})",
+                        short(&stored.data),
+                        stored.key,
+                        short(&intent.data),
+                        intent.key
                     ),
                 };
                 (About::record(*id).at(position).by(reader), words)

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use super::{About, Verdict};
+use super::{About, Verdict, short};
 use crate::history::{Event, History, Position, Reading, RecordId, Source, Stored};
 
 /// A record that is known to be, or to have been, in a place.
@@ -42,6 +42,11 @@ impl<'a> Shelf<'a> {
         let agreed = history.agreed_at(passed);
         !in_the_middle && history.may_have_expired(there.id, number, there.known, agreed)
     }
+}
+
+fn found(stored: Option<&&Stored>) -> String {
+    let words = |stored: &&Stored| format!("{} (key {:?})", short(&stored.data), stored.key);
+    stored.map_or("nothing".to_owned(), words)
 }
 
 fn shelves<'a>(readings: &'a [Reading<'a>]) -> HashMap<&'a str, Vec<Shelf<'a>>> {
@@ -90,10 +95,10 @@ pub(super) fn survive(verdict: &mut Verdict, history: &History) {
                 },
             );
             verdict.check_about(is_right, || {
-                let has = stored.map(|stored| (&stored.key, &stored.data));
+                let (has, sent) = (found(stored), short(&intent.data));
                 let words = format!(
-                    "{reader} has {has:?} at {position}, acked for {:?} (key {:?}) and too young to be gone",
-                    intent.data, intent.key
+                    "{reader} has {has} at {position}, acked for {sent} (key {:?}) and too young to be gone",
+                    intent.key
                 );
                 (about().by(reader), words)
             });
@@ -120,10 +125,10 @@ pub(super) fn agree(verdict: &mut Verdict, history: &History, readings: &[Readin
                 );
                 verdict.check_about(is_right, || {
                     let (one, other) = (one.reading.reader, other.reading.reader);
-                    let has = theirs.map(|stored| (&stored.key, &stored.data));
+                    let has = found(theirs);
                     let words = format!(
                         "{one} and {other} differ: {one} has {position}, which was too young to be gone, \
-                         and {other} has {has:?} there"
+                         and {other} has {has} there"
                     );
                     (About::place(position).by(other), words)
                 });

@@ -4,6 +4,7 @@
 //! it can bark. Must not know how the history came about.
 
 pub mod acked_records_survive;
+pub mod acks_are_durable;
 mod expired;
 pub mod iterators_begin_as_asked;
 mod lineage;
@@ -16,10 +17,14 @@ pub mod tips_are_fresh;
 
 use std::fmt;
 
+use bytes::Bytes;
+
 use crate::history::{History, Position, RecordId};
 
 /// Breaches that are told in words; further ones are only counted.
 const TOLD_MAX: usize = 10;
+/// Bytes of a record's data that a breach shows.
+const SHOWN_BYTES: usize = 60;
 
 /// What one promise says of a history.
 #[derive(Debug)]
@@ -96,6 +101,12 @@ impl Verdict {
     }
 }
 
+/// Data as far as people look at them.
+fn short(data: &Bytes) -> String {
+    let shown = data.slice(..data.len().min(SHOWN_BYTES));
+    format!("{shown:?}{}", if shown.len() < data.len() { "..." } else { "" })
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match (self.broken, self.checked) {
@@ -112,7 +123,7 @@ impl fmt::Display for Verdict {
 }
 
 /// All that any history can be held against. Who is told of tips asks [`tips_are_fresh`], too; who asks for places in
-/// shards, [`iterators_begin_as_asked`].
+/// shards, [`iterators_begin_as_asked`]; who watches the disks, [`acks_are_durable`].
 pub fn judge(history: &History) -> Vec<Verdict> {
     vec![
         acked_records_survive::check(history),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{About, Verdict};
+use super::{About, Verdict, short};
 use crate::history::{Event, History, Position, RecordId};
 
 /// Judges a history.
@@ -24,8 +24,10 @@ pub fn check(history: &History) -> Verdict {
                 });
                 verdict.check_about(known, || {
                     let words = format!(
-                        "{reader} read {:?} (key {:?}) at {}: nobody sent it",
-                        stored.data, stored.key, stored.position
+                        "{reader} read {} (key {:?}) at {}: nobody sent it",
+                        short(&stored.data),
+                        stored.key,
+                        stored.position
                     );
                     (About::place(&stored.position).by(reader), words)
                 });

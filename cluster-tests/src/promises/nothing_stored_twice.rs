@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{About, Verdict};
+use super::{About, Verdict, short};
 use crate::history::{Event, History, Position, RecordId};
 
 /// What the calls that carried one record may have done.
@@ -39,9 +39,9 @@ pub fn check(history: &History) -> Verdict {
             Event::Acked(id, position) => {
                 let first = *calls[id.0].acked.get_or_insert(position);
                 verdict.check_about(first == position, || {
-                    let data = &history.intent(*id).data;
+                    let data = short(&history.intent(*id).data);
                     let words = format!(
-                        "{data:?} was acked at {first} and then, to the same call, at {position}"
+                        "{data} was acked at {first} and then, to the same call, at {position}"
                     );
                     (About::record(*id).at(first).at(position), words)
                 });
@@ -59,8 +59,8 @@ pub fn check(history: &History) -> Verdict {
         verdict.check_about(positions.len() as u64 <= allowed, || {
             let places: Vec<String> = positions.iter().map(ToString::to_string).collect();
             let words = format!(
-                "{reader} read {:?} at {}; {allowed} calls may have stored it",
-                history.intent(id).data,
+                "{reader} read {} at {}; {allowed} calls may have stored it",
+                short(&history.intent(id).data),
                 places.join(" and ")
             );
             let about = About::record(id).by(reader);

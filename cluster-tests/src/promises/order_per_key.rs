@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use super::lineage::Lineage;
-use super::{About, Verdict};
+use super::{About, Verdict, short};
 use crate::history::{Event, History, Position, RecordId, SequenceNumber, Source};
 
 /// Judges a history.
@@ -39,10 +39,9 @@ fn real_time(verdict: &mut Verdict, history: &History, lineage: &Lineage<'_>) {
                 let Some((key, lowest)) = stored.get(id) else { continue };
                 let Some(before) = acked.get(&(source, *key)) else { continue };
                 verdict.check_about(lineage.place(before) < lineage.place(lowest), || {
-                    let data = &history.intent(*id).data;
-                    let words = format!(
-                        "{data:?} is at {lowest}, though {before} of key {key:?} came first"
-                    );
+                    let data = short(&history.intent(*id).data);
+                    let words =
+                        format!("{data} is at {lowest}, though {before} of key {key:?} came first");
                     (About::record(*id).at(before).at(lowest), words)
                 });
             }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use tristream_client::domain::{HashKey, HashKeyRange};
 
 use super::lineage::Lineage;
-use super::{About, Verdict};
+use super::{About, Verdict, short};
 use crate::history::{Event, History, ShardSeen, Source};
 
 /// Judges a history.
@@ -39,8 +39,8 @@ pub fn check(history: &History) -> Verdict {
         let shard = lineage.get(&stored.position.shard);
         verdict.check_about(shard.is_some_and(|seen| seen.range.contains(hash)), || {
             let words = format!(
-                "{reader} read {:?} (key {:?}, hash {hash}) at {}, which owns {:?}",
-                stored.data,
+                "{reader} read {} (key {:?}, hash {hash}) at {}, which owns {:?}",
+                short(&stored.data),
                 stored.key,
                 stored.position,
                 shard.map(|seen| seen.range)

@@ -1,5 +1,5 @@
-//! A breach told from the history in which it was found: who sent what, who was told what, who read it, and what was done
-//! to the cluster around it.
+//! A breach told from the history in which it was found: who sent what, who was told what, which disks kept it, who read
+//! it, and what was done to the cluster around it.
 //!
 //! Invariant: lines stand in the order of the history. Must not judge.
 
@@ -9,7 +9,7 @@ use tristream_client::recording::Line;
 
 use super::judgement::{FAULTS_AFTER, FAULTS_BEFORE, LINES_MAX};
 use super::{CLIENTS, Deed, Place, written};
-use crate::history::{Event, History};
+use crate::history::{Event, History, RecordId};
 use crate::promises::About;
 
 /// The lines about `about`, each with its seconds since the history began; `deeds` by rising place. Empty where a breach
@@ -23,17 +23,32 @@ pub fn story(history: &History, deeds: &[Deed], about: &About) -> Vec<String> {
     let is_read = |event: &Event| matches!(event, Event::Read(..) | Event::ReadAll(..));
     let put = all.iter().rfind(|(_, _, event)| !is_read(event));
     let Some(&(moment, ..)) = put.or(all.first()) else { return Vec::new() };
+    // What happened after so many events stands before the event of this number.
     let told = all.iter().take(LINES_MAX);
-    let mut lines: Vec<(usize, String)> =
-        told.map(|(place, at, event)| (*place, line(history, *at, event))).collect();
-    lines.extend(around(deeds, moment).iter().map(|deed| {
-        let seconds = deed.at.as_secs_f64();
-        (deed.after, format!("{seconds:>8.3}  fault: {}", deed.what))
-    }));
+    let mut lines: Vec<((usize, bool), String)> =
+        told.map(|(place, at, event)| ((*place, true), line(history, *at, event))).collect();
+    let beside = about.records.iter().flat_map(|id| kept(history, *id));
+    let beside = beside.chain(around(deeds, moment).iter().map(done));
+    lines.extend(beside.map(|(after, line)| ((after, false), line)));
     lines.sort_by_key(|(place, _)| *place);
     let more = all.len().saturating_sub(LINES_MAX);
     let more = (more > 0).then(|| format!("and {more} more lines"));
     lines.into_iter().map(|(_, line)| line).chain(more).collect()
+}
+
+/// Since when which disk keeps the record, where disks were watched.
+fn kept(history: &History, id: RecordId) -> impl Iterator<Item = (usize, String)> {
+    history.copies(id).iter().map(move |copy| {
+        let (seconds, zone, entry) = (copy.since.as_secs_f64(), copy.zone, copy.at.index);
+        (
+            copy.after,
+            format!("{seconds:>8.3}  the disk of {zone} keeps record {}, in entry {entry}", id.0),
+        )
+    })
+}
+
+fn done(deed: &Deed) -> (usize, String) {
+    (deed.after, format!("{:>8.3}  fault: {}", deed.at.as_secs_f64(), deed.what))
 }
 
 /// The deeds that tell what was under way at a place, and what came next.
@@ -73,6 +88,8 @@ fn line(history: &History, at: Duration, event: &Event) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tristream_client::domain::RecordPosition;
+
     use super::*;
     use crate::history::{Position, SequenceNumber, Stored};
 
@@ -87,6 +104,7 @@ mod tests {
         let (lost, other) = (history.intend(None, "lost"), history.intend(None, "other"));
         history.push(Event::Sent(lost));
         history.push(Event::Sent(other));
+        history.note_copy("az-a", lost, RecordPosition { index: 7, position: 0 });
         history.push(Event::Acked(lost, at("5")));
         history.push(Event::Acked(other, at("6")));
         let stored = Stored { position: at("6"), key: "k".to_owned(), data: "other".into() };
@@ -99,12 +117,13 @@ mod tests {
         let told = story(&history, &deeds, &About { records, places, reader });
         let words: Vec<&str> = told.iter().map(|line| line[10..].trim_start()).collect();
         let expected = [
+            "fault: deed 0",
+            "fault: deed 0",
             "clients sends record 0: \"lost\"",
-            "fault: deed 0",
-            "fault: deed 0",
             "fault: deed 1",
-            "clients record 0 is acked at s/5",
+            "the disk of az-a keeps record 0, in entry 7",
             "fault: deed 2",
+            "clients record 0 is acked at s/5",
             "fault: deed 3",
             "fault: deed 4",
             "az-b has read all of s",

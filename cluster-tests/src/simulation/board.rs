@@ -13,10 +13,13 @@ use rand::rngs::SmallRng;
 use tokio::time::sleep;
 use tristream_client::domain::{HashKey, StreamName};
 
+use super::blocks::Copy;
 use crate::history::{
     Begun, Event, History, Position, RecordId, SequenceNumber, ShardSeen, Source, Tip,
 };
 
+/// The stream that all is about.
+pub(super) const STREAM: &str = "orders";
 /// Keys of a producer.
 const KEYS: u32 = 4;
 /// How the key ends whose records say themselves where they go.
@@ -94,7 +97,7 @@ impl Board {
             resharder_waits_for: "nothing yet",
         };
         let shard_count = 1 + (seed % 4) as u32;
-        let stream = "orders".parse()?;
+        let stream = STREAM.parse()?;
         Ok(Arc::new(Board { stream, shard_count, state: Mutex::new(state) }))
     }
 
@@ -256,6 +259,14 @@ impl Board {
 
     pub(super) fn note_tip(&self, tip: Tip) {
         self.state.lock().history.note_tip(tip);
+    }
+
+    /// A zone's disk keeps a record, at this place of its shard's log, from now on.
+    pub(super) fn note_copy(&self, zone: &'static str, copy: &Copy) {
+        let mut state = self.state.lock();
+        if let Some(id) = state.history.find(&copy.data) {
+            state.history.note_copy(zone, id, copy.at);
+        }
     }
 
     pub(super) fn note_begun(&self, begun: Begun) {

@@ -15,9 +15,11 @@ use tristream_node::config::Log;
 use tristream_node::disk::{Damage, SimulatedDisk};
 use turmoil::Sim;
 
+use super::blocks::Copy;
 use super::fault::Fault;
 use super::place::{AZS, Ended, Place, RESERVE_BYTES};
 use super::strike::{SOON_MS, STOP_MAX_MS};
+use super::watched::WatchedDisk;
 use super::world::clocks;
 
 /// The host of all clients.
@@ -46,6 +48,9 @@ fn excuse(faults: &BTreeSet<&'static str>, reason: &str) -> Option<&'static str>
     faults.iter().copied().find(|fault| reason.contains(words(fault)))
 }
 
+/// Who hears which record, at which place of its shard's log, a zone's disk keeps from now on.
+pub(super) type Tell = Arc<dyn Fn(&'static str, &Copy) + Send + Sync>;
+
 /// One of those who use the cluster. An error stops the simulation.
 pub(super) type Client = LocalBoxFuture<'static, turmoil::Result>;
 
@@ -71,6 +76,7 @@ pub(super) struct Cluster {
     pub(super) sim: Sim<'static>,
     pub(super) places: Vec<Arc<Place>>,
     pub(super) random: SmallRng,
+    tell: Tell,
     latency_max: Duration,
     pub(super) sync_max: Duration,
     pub(super) now: u64,
@@ -91,7 +97,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Three nodes with empty disks, not stepped yet, that keep records for so long, or for longer than a run takes.
-    pub(super) fn new(seed: u64, retention_seconds: Option<u64>) -> Cluster {
+    pub(super) fn new(seed: u64, retention_seconds: Option<u64>, tell: Tell) -> Cluster {
         let mut random = SmallRng::seed_from_u64(seed ^ 0xc1);
         let latency_max = Duration::from_millis(random.random_range(2..30));
         let sync_max = Duration::from_millis(SYNC_MAX_MS[random.random_range(0..4)]);
@@ -118,6 +124,7 @@ impl Cluster {
             sim: builder.build(),
             places: Vec::new(),
             random,
+            tell,
             latency_max,
             sync_max,
             now: 0,
@@ -137,6 +144,7 @@ impl Cluster {
     fn add_node(&mut self, node: usize, seed: u64, log: Log, retention_seconds: Option<u64>) {
         let disk = SimulatedDisk::new();
         disk.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
+        let disk = self.watch(node, disk);
         let place = Arc::new(Place::new(node, seed, log, retention_seconds, disk));
         self.places.push(place.clone());
         self.sim.host(AZS[node], move || {
@@ -146,6 +154,17 @@ impl Cluster {
                 Ok(())
             }
         });
+    }
+
+    /// The disk of this node, or one that is put in its place.
+    pub(super) fn watch(&self, node: usize, disk: SimulatedDisk) -> WatchedDisk {
+        let tell = self.tell.clone();
+        WatchedDisk::new(disk, Arc::new(move |copy| tell(AZS[node], copy)))
+    }
+
+    /// What each node's disk keeps, by zone.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (&'static str, Vec<Copy>)> {
+        AZS.into_iter().zip(self.places.iter().map(|place| place.watched().kept()))
     }
 
     /// Adds all clients, on one host: every host costs time in every tick. Clients are cut off and delayed together.

@@ -11,6 +11,8 @@
 //! | a node's disk and clock, and its lives | `place.rs` |
 //! | metadata tables that outlive a process | `tables.rs` |
 //! | which bits may rot | `rot.rs` |
+//! | which records a disk has promised to keep | `watched.rs` |
+//! | the blocks of a log, as they lie on a disk | `blocks.rs` |
 //! | three nodes through time: start, undo, mend | `cluster.rs` |
 //! | how each fault is carried out | `strike.rs` |
 //! | a producer and a reader that speak Kinesis, at any node | `kinesis.rs` |
@@ -28,6 +30,7 @@
 //! | mistakes made on purpose | `plant.rs` |
 //! | which faults a failure takes | `shrink.rs` |
 
+mod blocks;
 mod board;
 mod clients;
 mod cluster;
@@ -48,6 +51,7 @@ mod subscription;
 mod surveyor;
 mod tables;
 mod trace;
+mod watched;
 mod world;
 
 pub use fault::{Event, Fault, Storm, schedule};

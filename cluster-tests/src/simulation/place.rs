@@ -15,6 +15,7 @@ use tristream_node::metrics::Metrics;
 use tristream_node::{Node, World};
 
 use super::tables::LastingTables;
+use super::watched::WatchedDisk;
 use super::world::{SeededEntropy, SimulatedClock, SimulatedNet};
 
 /// The nodes' names and availability zones.
@@ -71,8 +72,8 @@ pub(super) struct Place {
 
 /// The disk that is plugged in, and the node's own while another one is.
 struct Disks {
-    plugged: SimulatedDisk,
-    own: Option<SimulatedDisk>,
+    plugged: WatchedDisk,
+    own: Option<WatchedDisk>,
 }
 
 #[derive(Default)]
@@ -92,7 +93,7 @@ impl Place {
         seed: u64,
         log: Log,
         retention_seconds: Option<u64>,
-        disk: SimulatedDisk,
+        disk: WatchedDisk,
     ) -> Place {
         let (clock, stop, state) = (Arc::default(), Notify::new(), Mutex::default());
         let disks = Mutex::new(Disks { plugged: disk, own: None });
@@ -107,18 +108,23 @@ impl Place {
 
     /// The disk that is plugged in.
     pub(super) fn disk(&self) -> SimulatedDisk {
+        self.watched().disk
+    }
+
+    /// The same, with those who watch it.
+    pub(super) fn watched(&self) -> WatchedDisk {
         self.disks.lock().plugged.clone()
     }
 
     /// Puts `empty` in the place of the node's disk. Only while no process runs.
-    pub(super) fn unplug(&self, empty: SimulatedDisk) {
+    pub(super) fn unplug(&self, empty: WatchedDisk) {
         let mut disks = self.disks.lock();
         let plugged = std::mem::replace(&mut disks.plugged, empty);
         disks.own.get_or_insert(plugged);
     }
 
     /// Plugs the node's own disk in again, and gives what was there instead. Only while no process runs.
-    pub(super) fn plug_own(&self) -> Option<SimulatedDisk> {
+    pub(super) fn plug_own(&self) -> Option<WatchedDisk> {
         let mut disks = self.disks.lock();
         let own = disks.own.take()?;
         Some(std::mem::replace(&mut disks.plugged, own))
@@ -141,7 +147,7 @@ impl Place {
     /// What power losses have done to its own disk.
     pub(super) fn damage(&self) -> Damage {
         let disks = self.disks.lock();
-        disks.own.as_ref().unwrap_or(&disks.plugged).damage()
+        disks.own.as_ref().unwrap_or(&disks.plugged).disk.damage()
     }
 
     /// One life of the node's process; the caller drops it when it ends.
@@ -162,7 +168,7 @@ impl Place {
 
     async fn run(&self, life: u64) -> Ended {
         let world = World {
-            disk: Arc::new(self.disk().restarted()),
+            disk: Arc::new(self.watched().restarted()),
             net: Arc::new(SimulatedNet),
             clock: self.clock.clone(),
             entropy: SeededEntropy::new(

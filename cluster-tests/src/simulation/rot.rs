@@ -8,18 +8,13 @@
 //! | anything in a segment without a footer | no | the same; and what lies last of all is cut like a torn tail |
 //! | the same where the power failed while the footer was written, so that part of it is there | no | it is made again from the blocks, heads and all |
 //!
-//! Reads the log's files by what `log/segment/` and `log/frame.rs` of the node say of them. Pure. Must not know which
-//! node rots, or when.
+//! Reads footers by what `log/segment/footer.rs` of the node says of them. Pure. Must not know which node rots, or when.
 
 use std::ops::Range;
 
-/// Segments, blocks, footers and trailers begin at multiples of this.
-const ALIGN: usize = 4096;
-/// Of a block, and of a frame.
-const HEAD: usize = 64;
+use super::blocks::{self, ALIGN, HEAD, u32_at, u64_at};
+
 const TRAILER_MAGIC: &[u8] = b"TSLOGEND";
-const BLOCK_MAGIC: &[u8] = b"TSLB";
-const TAG_ENTRY: u8 = 1;
 /// What a group, a mark, a span of leaders and an entry take in a footer.
 const GROUP: usize = 72;
 const MARK: usize = 72;
@@ -53,22 +48,14 @@ fn rottable_of(number: u64, segment: &[u8]) -> Option<Rottable> {
     let mut found = Rottable::default();
     let mut at = ALIGN;
     while at < blocks_end {
-        let frames = u32_at(segment, at + 4)? as usize;
-        let payload_bytes = usize::try_from(u64_at(segment, at + 24)?).ok()?;
-        if !segment[at..].starts_with(BLOCK_MAGIC) || u64_at(segment, at + 32)? != number {
-            return None;
+        let block = blocks::block(segment, at).filter(|block| block.segment == number)?;
+        for entry in block.entries.iter().filter(|entry| !entry.is_repair) {
+            found.heads.push(range(&entry.head));
+            found.payloads.extend((!entry.payload.is_empty()).then(|| range(&entry.payload)));
         }
-        for head in (0..frames).map(|frame| at + HEAD * (frame + 1)) {
-            if segment.get(head) == Some(&TAG_ENTRY) {
-                let payload = head + u32_at(segment, head + 48)? as usize;
-                let len = u32_at(segment, head + 4)? as usize;
-                found.heads.push(range(head, HEAD));
-                found.payloads.extend((len > 0).then(|| range(payload, len)));
-            }
-        }
-        at = (at + HEAD * (frames + 1) + payload_bytes).next_multiple_of(ALIGN);
+        at = block.end;
     }
-    found.footer.push(range(trailer, HEAD));
+    found.footer.push(range(&(trailer..trailer + HEAD)));
     Some(found)
 }
 
@@ -86,16 +73,8 @@ fn is_whole(segment: &[u8], trailer: usize, footer: usize) -> Option<bool> {
     Some(parts.into_iter().all(|part| whole(part) == Some(true)))
 }
 
-fn range(at: usize, len: usize) -> Range<u64> {
-    at as u64..(at + len) as u64
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
+fn range(within: &Range<usize>) -> Range<u64> {
+    within.start as u64..within.end as u64
 }
 
 #[cfg(test)]
@@ -109,7 +88,7 @@ mod tests {
         let mut bytes = vec![0; 6 * ALIGN];
         let block = ALIGN;
         let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
-        put(block, BLOCK_MAGIC);
+        put(block, b"TSLB");
         put(block + 4, &2_u32.to_le_bytes());
         put(block + 24, &5_020_u64.to_le_bytes());
         put(block + 32, &7_u64.to_le_bytes());

@@ -2,17 +2,21 @@
 //!
 //! Must not know how a verdict is shown.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tracing::Level;
 
-use super::board::{Board, Phase};
+use super::blocks::Copy;
+use super::board::{Board, Phase, STREAM};
 use super::clients;
 use super::cluster::{Client, Cluster};
 use super::fault::{Event, Storm, schedule};
@@ -20,8 +24,8 @@ use super::plant::Plant;
 use super::report::Report;
 use super::trace::Trace;
 use super::{kinesis, operator, resharder, seeker, surveyor};
-use crate::history::History;
-use crate::promises::{self, Verdict};
+use crate::history::{History, RecordId};
+use crate::promises::{self, About, Verdict};
 use crate::recording::{self, Deed};
 
 /// The cluster forms, and the stream is active, within this time.
@@ -57,6 +61,8 @@ pub struct Settings {
     pub full: bool,
     /// Where the log goes.
     pub log: Option<PathBuf>,
+    /// Where the history goes, as a recording.
+    pub history: Option<PathBuf>,
     /// A mistake made on purpose.
     pub plant: Option<Plant>,
 }
@@ -89,7 +95,9 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     let seed = settings.seed;
     let panics = watch_panics();
     let board = Board::new(seed, settings.retention_seconds)?;
-    let mut cluster = Cluster::new(seed, settings.retention_seconds);
+    let heard = board.clone();
+    let tell = Arc::new(move |zone, copy: &_| heard.note_copy(zone, copy));
+    let mut cluster = Cluster::new(seed, settings.retention_seconds, tell);
     if settings.tables_last {
         cluster.let_tables_last();
     }
@@ -104,12 +112,18 @@ fn storm_and_calm(settings: &Settings, trace: &Trace) -> anyhow::Result<Report> 
     violations.append(&mut panics.lock());
     let broken = broken(&board);
     violations.extend(broken.iter().map(ToString::to_string));
-    let stories = board.with_history(|history| stories(history, &deeds, &broken));
+    let stories = match broken[..] {
+        [] => Vec::new(),
+        _ => board.with_history(|history| stories(history, &deeds, &broken, &cluster)),
+    };
     let mut coverage = cluster.coverage();
     coverage.extend(board.counts());
     coverage.insert("leader_moves".to_owned(), trace.leader_moves());
     if let Some(Plant::Node(_)) = settings.plant {
         coverage.insert("planted_reached".to_owned(), tristream_node::planted::reached());
+    }
+    if let Some(path) = &settings.history {
+        board.with_history(|history| record(history, &deeds, path))?;
     }
     let simulated_ms = cluster.now();
     drop(cluster);
@@ -206,6 +220,7 @@ fn step(cluster: &mut Cluster, board: &Board) -> Result<(), String> {
 fn broken(board: &Board) -> Vec<Verdict> {
     let judge = |history: &History| {
         let mut verdicts = promises::judge(history);
+        verdicts.push(promises::acks_are_durable::check(history));
         verdicts.push(promises::tips_are_fresh::check(history));
         // A storm may leave no reader a place: that some had one is asked of a sweep.
         let begun = promises::iterators_begin_as_asked::check(history);
@@ -217,9 +232,22 @@ fn broken(board: &Board) -> Vec<Verdict> {
 }
 
 /// What the first breaches of each promise are about.
-fn stories(history: &History, deeds: &[Deed], broken: &[Verdict]) -> Vec<Vec<String>> {
+fn stories(
+    history: &History,
+    deeds: &[Deed],
+    broken: &[Verdict],
+    cluster: &Cluster,
+) -> Vec<Vec<String>> {
+    let at_last: Vec<_> = cluster.kept().collect();
+    let story = |about: &About| {
+        let mut story = recording::story(history, deeds, about);
+        if !story.is_empty() {
+            story.extend(about.records.iter().map(|id| kept_at_last(history, *id, &at_last)));
+        }
+        story
+    };
     let told = |verdict: &Verdict| {
-        let first = verdict.about.iter().map(|about| recording::story(history, deeds, about));
+        let first = verdict.about.iter().map(story);
         let first = first.filter(|story| !story.is_empty()).take(STORIES_MAX);
         let title = |story: Vec<String>| {
             let title = format!("{}:", verdict.promise);
@@ -228,6 +256,28 @@ fn stories(history: &History, deeds: &[Deed], broken: &[Verdict]) -> Vec<Vec<Str
         first.map(title).collect::<Vec<Vec<String>>>()
     };
     broken.iter().flat_map(told).collect()
+}
+
+/// Whose disks have the record at the end, of all that each zone's disk keeps.
+fn kept_at_last(history: &History, id: RecordId, at_last: &[(&'static str, Vec<Copy>)]) -> String {
+    let data = &history.intent(id).data;
+    let keep = |copies: &[Copy]| copies.iter().any(|copy| copy.data == *data);
+    let zones = at_last.iter().filter(|(_, copies)| keep(copies)).map(|(zone, _)| *zone);
+    let zones: Vec<&str> = zones.collect();
+    let id = id.0;
+    match zones[..] {
+        [] => format!("  at last  no disk keeps record {id}"),
+        _ => format!("  at last  record {id} is on the disks of {}", zones.join(", ")),
+    }
+}
+
+/// Writes what clients saw, and the faults, for `verify`.
+fn record(history: &History, deeds: &[Deed], path: &Path) -> anyhow::Result<()> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut file = BufWriter::new(file);
+    let begun_ms = tristream_interpose::EPOCH_SECONDS.unsigned_abs() * 1000;
+    recording::write_with_deeds(history, deeds, STREAM, begun_ms, &mut file)?;
+    file.flush().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Collects panics: most are caught somewhere in the node, and none is right.

@@ -142,9 +142,9 @@ impl Cluster {
                 continue;
             }
             hit = true;
-            let disk = self.places[node].disk();
+            let disk = self.places[node].watched();
             disk.power_loss(self.random.random());
-            tracing::info!(node, damage = ?disk.damage(), "power lost");
+            tracing::info!(node, damage = ?disk.disk.damage(), "power lost");
             self.end(node, back_after);
         }
         hit
@@ -190,7 +190,7 @@ impl Cluster {
         self.heal_disk(node);
         let empty = SimulatedDisk::new();
         empty.set_sync_latency(self.random.random(), SYNC_MIN, self.sync_max);
-        self.places[node].unplug(empty);
+        self.places[node].unplug(self.watch(node, empty));
         self.places[node].state.lock().excuses.insert("empty_disk");
         self.after(found_after, Undo::OwnDisk(node));
     }

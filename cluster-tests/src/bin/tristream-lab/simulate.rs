@@ -7,6 +7,7 @@ pub(super) mod plants;
 mod run;
 mod shrinking;
 
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -101,6 +102,7 @@ pub(super) fn one_seed(arguments: &OneSeed) -> anyhow::Result<bool> {
         retention_seconds: arguments.run.retention_seconds(arguments.seed)?,
         full: arguments.run.full,
         log: arguments.run.log.clone(),
+        history: arguments.run.history.clone(),
         plant: arguments.run.plant()?,
     })?;
     say(&serde_json::to_string(&report)?)?;
@@ -124,8 +126,20 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<bool> {
     let script = arguments.run.script()?.unwrap_or_default();
     let from = arguments.from.or(script.seed).unwrap_or(1);
     let seeds = arguments.seeds.or(script.seeds).unwrap_or(1);
-    if arguments.run.log.is_some() && seeds != 1 {
-        bail!("--log wants --seeds 1");
+    for (option, path) in [("log", &arguments.run.log), ("history", &arguments.run.history)] {
+        let Some(path) = path else { continue };
+        if seeds != 1 {
+            bail!("--{option} wants --seeds 1");
+        }
+        File::create(path)
+            .with_context(|| format!("--{option}: cannot write {}", path.display()))?;
+    }
+    let kept = arguments.run.retention_seconds(from)?;
+    if let (Some(_), Some(seconds)) = (&arguments.run.history, kept) {
+        complain(&format!(
+            "records of seed {from} are kept for {seconds} s, by clocks that faults may set: `verify` does not know \
+             them, and may miss what has expired"
+        ));
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let jobs = arguments.jobs.unwrap_or(cores).max(1);

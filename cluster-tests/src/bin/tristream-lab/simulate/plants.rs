@@ -143,6 +143,7 @@ fn settings(plant: &Plant, arguments: &Arguments) -> Run {
         patience: arguments.patience,
         full: false,
         log: None,
+        history: None,
         plant: Some(plant.to_string()),
         pinned: false,
     }

@@ -35,6 +35,9 @@ pub(super) struct Run {
     /// Write the log here (one seed only).
     #[arg(long)]
     pub(super) log: Option<PathBuf>,
+    /// Write what clients saw here, and the faults, as a recording for `verify` (one seed only).
+    #[arg(long)]
+    pub(super) history: Option<PathBuf>,
     /// Make a mistake on purpose, and watch it being found. `list` tells which there are.
     #[arg(long)]
     pub(super) plant: Option<String>,
@@ -191,7 +194,9 @@ pub(super) fn in_a_process(seed: u64, run: &Run) -> anyhow::Result<Report> {
     if run.faults == Faults::PowerLossAll {
         command.args(["--faults", "power_loss_all"]);
     }
-    for (name, path) in [("--script", &run.script), ("--log", &run.log)] {
+    for (name, path) in
+        [("--script", &run.script), ("--log", &run.log), ("--history", &run.history)]
+    {
         if let Some(path) = path {
             command.arg(name).arg(path);
         }

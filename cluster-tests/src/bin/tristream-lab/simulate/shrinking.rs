@@ -65,7 +65,8 @@ fn shrunk(run: &Run, seed: u64, breaks: &str, tries: usize) -> anyhow::Result<On
     };
     let of = |kept: &[usize]| Only(kept.iter().map(|at| places[*at]).collect());
     let kept = shrink(places.len(), tries, |rest| {
-        let fewer = Run { only: Some(of(rest)), full: false, log: None, ..run.clone() };
+        let fewer =
+            Run { only: Some(of(rest)), full: false, log: None, history: None, ..run.clone() };
         let report = match breaks {
             // One run cannot differ.
             RUNS_DIFFER => twice(seed, &fewer)?,
