@@ -9,6 +9,7 @@
 //! that can be relied on.
 
 mod copies;
+mod hopes;
 mod kept;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use tristream_client::domain::{HashKey, HashKeyRange, Shard};
 
 pub use copies::Copy;
+pub use hopes::Hope;
 
 /// A record that somebody means to put: its place in [`History::intents`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -219,6 +221,7 @@ pub struct History {
     tips: Vec<(Tip, u64)>,
     begun: Vec<(Begun, u64)>,
     copies: copies::Copies,
+    hopes: Vec<Hope>,
     recorded: Option<Recorded>,
     /// Where records expire, and it is known what clocks showed.
     kept: Option<kept::Kept>,
@@ -241,6 +244,7 @@ impl History {
             tips: Vec::new(),
             begun: Vec::new(),
             copies: copies::Copies::default(),
+            hopes: Vec::new(),
             recorded: None,
             kept: None,
         }

@@ -6,6 +6,7 @@
 pub mod acked_records_survive;
 pub mod acks_are_durable;
 mod expired;
+pub mod heals_when_calm;
 pub mod iterators_begin_as_asked;
 mod lineage;
 pub mod no_phantom_records;
@@ -123,7 +124,8 @@ impl fmt::Display for Verdict {
 }
 
 /// All that any history can be held against. Who is told of tips asks [`tips_are_fresh`], too; who asks for places in
-/// shards, [`iterators_begin_as_asked`]; who watches the disks, [`acks_are_durable`].
+/// shards, [`iterators_begin_as_asked`]; who watches the disks, [`acks_are_durable`];
+/// who lets faults end, [`heals_when_calm`].
 pub fn judge(history: &History) -> Vec<Verdict> {
     vec![
         acked_records_survive::check(history),

@@ -15,7 +15,7 @@ use tristream_client::domain::{HashKey, StreamName};
 
 use super::blocks::Copy;
 use crate::history::{
-    Begun, Event, History, Position, RecordId, SequenceNumber, ShardSeen, Source, Tip,
+    Begun, Event, History, Hope, Position, RecordId, SequenceNumber, ShardSeen, Source, Tip,
 };
 
 /// The stream that all is about.
@@ -271,6 +271,10 @@ impl Board {
 
     pub(super) fn note_begun(&self, begun: Begun) {
         self.state.lock().history.note_begun(begun);
+    }
+
+    pub(super) fn note_hope(&self, hope: Hope) {
+        self.state.lock().history.note_hope(hope);
     }
 
     pub(super) async fn reached(&self, phase: Phase) {

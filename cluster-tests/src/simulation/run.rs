@@ -24,7 +24,7 @@ use super::plant::Plant;
 use super::report::Report;
 use super::trace::Trace;
 use super::{kinesis, operator, resharder, seeker, surveyor};
-use crate::history::{History, RecordId};
+use crate::history::{History, Hope, RecordId};
 use crate::promises::{self, About, Verdict};
 use crate::recording::{self, Deed};
 
@@ -34,6 +34,9 @@ const FORMING_MAX_MS: u64 = 60_000;
 const CALM_MAX_MS: u64 = 30_000;
 /// The calm lasts at least this long, so that what was delayed meets it.
 const CALM_MIN_MS: u64 = 2_000;
+/// What the calm is to bring, and the time after it.
+const USABLE: &str = "a reshard, a put to each open shard, a stream created and deleted";
+const WHOLE: &str = "each replica of each shard read whole";
 /// Every replica is whole within this time of the last put.
 const AUDIT_MAX_MS: u64 = 60_000;
 const PRODUCERS: u64 = 2;
@@ -150,7 +153,7 @@ fn all_clients(seed: u64, board: &Arc<Board>) -> Vec<Client> {
     all
 }
 
-/// The error says what did not come about in time.
+/// The error says why it went no further.
 fn phases(
     settings: &Settings,
     script: &[Event],
@@ -181,15 +184,29 @@ fn phases(
     cluster.mend();
     board.enter(Phase::Calm);
     until(cluster, CALM_MIN_MS, board, |_| false)?;
-    if !until(cluster, CALM_MAX_MS, board, |board| board.unhealed().is_none())? {
-        let what = board.unhealed().unwrap_or_default();
-        return Err(format!("not healed {CALM_MAX_MS} ms after the last fault: {what}"));
-    }
-    board.enter(Phase::Audit);
-    if !until(cluster, AUDIT_MAX_MS, board, |board| board.phase() == Phase::Done)? {
-        return Err(format!("not whole after {AUDIT_MAX_MS} ms: {}", board.waits_for()));
+    if hope(cluster, board, USABLE, CALM_MAX_MS, Board::unhealed)? {
+        board.enter(Phase::Audit);
+        let unread = |board: &Board| (board.phase() != Phase::Done).then(|| board.waits_for());
+        hope(cluster, board, WHOLE, AUDIT_MAX_MS, unread)?;
     }
     Ok(())
+}
+
+/// Waits until nothing is `missing`, and notes how that went. Whether it came about.
+fn hope(
+    cluster: &mut Cluster,
+    board: &Board,
+    what: &'static str,
+    most_ms: u64,
+    missing: impl Fn(&Board) -> Option<String>,
+) -> Result<bool, String> {
+    let begun = cluster.now();
+    until(cluster, most_ms, board, |board| missing(board).is_none())?;
+    let (within, took) = (Duration::from_millis(most_ms), cluster.now() - begun);
+    let took = missing(board).map_or(Ok(Duration::from_millis(took)), Err);
+    let came = took.is_ok();
+    board.note_hope(Hope { what, within, took });
+    Ok(came)
 }
 
 /// Whether it came about within `most_ms`.
@@ -219,7 +236,10 @@ fn step(cluster: &mut Cluster, board: &Board) -> Result<(), String> {
 /// The promises that were broken, or that the run does not show.
 fn broken(board: &Board) -> Vec<Verdict> {
     let judge = |history: &History| {
-        let mut verdicts = promises::judge(history);
+        // First, for what did not come about keeps others from being shown. Why there was no calm is told elsewhere.
+        let healed = promises::heals_when_calm::check(history);
+        let mut verdicts = Vec::from_iter((healed.broken > 0).then_some(healed));
+        verdicts.extend(promises::judge(history));
         verdicts.push(promises::acks_are_durable::check(history));
         verdicts.push(promises::tips_are_fresh::check(history));
         // A storm may leave no reader a place: that some had one is asked of a sweep.
