@@ -170,8 +170,8 @@ pub(super) async fn auditor(board: Arc<Board>) -> turmoil::Result {
     for shard in description.map.shards() {
         let ends = board.newest_ack(&shard.id.to_string());
         for (node, az) in AZS.into_iter().enumerate() {
-            let what = format!("{} of {az}, up to {ends:?}", shard.id);
-            board.wait_for(what);
+            let upto = ends.as_ref().map_or("its end".to_owned(), ToString::to_string);
+            board.wait_for(format!("{} of {az}, up to {upto}", shard.id));
             let records = read_replica(&client, &board, node, shard, ends.as_ref()).await;
             let Some(records) = records else { break };
             records.into_iter().for_each(|record| board.push(Event::Read(az, record)));
