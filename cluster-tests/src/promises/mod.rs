@@ -1,4 +1,4 @@
-//! The promises, one file each: pure functions from what clients saw to what is wrong with it.
+//! The promises, one file each: pure functions from a history to what is wrong with it.
 //!
 //! Invariant: linear in the history; no clock, no I/O. Each is fed hand-made lies in its own tests, so that we know
 //! it can bark. Must not know how the history came about.

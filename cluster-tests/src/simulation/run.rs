@@ -286,7 +286,7 @@ fn kept_at_last(history: &History, id: RecordId, at_last: &[(&'static str, Vec<C
     let zones: Vec<&str> = zones.collect();
     let id = id.0;
     match zones[..] {
-        [] => format!("  at last  no disk keeps record {id}"),
+        [] => format!("  at last  no disk has record {id}"),
         _ => format!("  at last  record {id} is on the disks of {}", zones.join(", ")),
     }
 }

@@ -1,6 +1,7 @@
 //! A disk that is watched: which records it has promised to keep, from when on.
 //!
-//! A copy counts from the answer to the sync on that covers its block, or from a loss of power that left it there.
+//! A copy counts from the answer to the sync on that covers its block. What a loss of power happens to leave does not
+//! count: a node that finds it writes and syncs it again before it tells of it.
 //! Invariant: the disk does what it would do unwatched, and takes as long. Must not know who was told what.
 
 use std::collections::HashMap;
@@ -55,10 +56,7 @@ impl WatchedDisk {
     /// The power fails: [`SimulatedDisk::power_loss`].
     pub(super) fn power_loss(&self, seed: u64) {
         self.disk.power_loss(seed);
-        let unsynced = std::mem::take(&mut *self.watch.unsynced.lock());
-        if unsynced.values().any(|file| !file.lock().copies.is_empty()) {
-            self.kept().iter().for_each(|copy| (self.watch.tell)(copy));
-        }
+        self.watch.unsynced.lock().clear();
     }
 
     /// The copies in its log that no loss of power takes any more, and that are whole.
