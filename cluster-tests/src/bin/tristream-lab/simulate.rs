@@ -129,16 +129,22 @@ fn run_seeds(arguments: &Arguments) -> anyhow::Result<bool> {
     for (option, path) in [("log", &arguments.run.log), ("history", &arguments.run.history)] {
         let Some(path) = path else { continue };
         if seeds != 1 {
-            bail!("--{option} wants --seeds 1");
+            bail!("--{option} wants --seeds 1, and --pinned beside --plant");
+        }
+        if arguments.run.script.as_ref() == Some(path) {
+            bail!("--{option} would overwrite the script {}", path.display());
         }
         File::create(path)
             .with_context(|| format!("--{option}: cannot write {}", path.display()))?;
+    }
+    if arguments.run.log.is_some() && arguments.run.log == arguments.run.history {
+        bail!("--log and --history are the same file");
     }
     let kept = arguments.run.retention_seconds(from)?;
     if let (Some(_), Some(seconds)) = (&arguments.run.history, kept) {
         complain(&format!(
             "records of seed {from} are kept for {seconds} s, by clocks that faults may set: `verify` does not know \
-             them, and may miss what has expired"
+             them, and may call lost what has expired"
         ));
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
